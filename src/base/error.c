@@ -1,0 +1,154 @@
+#include "base/error.h"
+
+#include <errno.h>
+#include <mlxq/mlxq.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+/* Every status string of the project, at its value. */
+static const char *const STATUS_NAMES[] = {
+    "ok",
+    "missing_key",
+    "key_collision",
+    "rank_mismatch",
+    "shape_mismatch",
+    "length_mismatch",
+    "unsupported_dtype",
+    "out_of_range",
+    "not_divisible",
+    "overflow",
+    "parse",
+    "unknown_value",
+    "invariant",
+    "non_finite",
+    "corrupt",
+    "unsupported",
+    "exists",
+    "busy",
+    "changed",
+    "no_space",
+    "io",
+    "no_memory",
+    "cancelled",
+    "usage",
+};
+
+const char *mlxq_status_name(mlxq_status status) {
+  unsigned value = (unsigned)status;
+  return value < sizeof STATUS_NAMES / sizeof *STATUS_NAMES ? STATUS_NAMES[value] : "unknown";
+}
+
+/* Length of the valid UTF-8 sequence at `s` (at most `left` bytes), or 0. */
+static size_t utf8_sequence(const unsigned char *s, size_t left) {
+  static const unsigned char SMALLEST_SECOND[] = {0xA0, 0x90};
+  size_t length = s[0] < 0x80 ? 1 : s[0] >= 0xC2 && s[0] < 0xE0 ? 2 : s[0] >= 0xE0 && s[0] < 0xF0 ? 3 : 4;
+  if (length == 1) return 1;
+  if (s[0] < 0xC2 || s[0] > 0xF4 || left < length) return 0;
+  for (size_t i = 1; i < length; i++) {
+    if ((s[i] & 0xC0) != 0x80) return 0;
+  }
+  if (s[0] == 0xE0 && s[1] < SMALLEST_SECOND[0]) return 0;
+  if (s[0] == 0xF0 && s[1] < SMALLEST_SECOND[1]) return 0;
+  if (s[0] == 0xED && s[1] > 0x9F) return 0;
+  if (s[0] == 0xF4 && s[1] > 0x8F) return 0;
+  return length;
+}
+
+/* Copies text into a buffer of an error: control characters and broken UTF-8 as \xNN, cut with "..." where too long. */
+static void copy_escaped(char *target, size_t target_bytes, const char *text) {
+  const unsigned char *s = (const unsigned char *)text;
+  size_t left = strlen(text), used = 0, cut = 0;
+  while (left > 0) {
+    char piece[8];
+    size_t taken = utf8_sequence(s, left), length = taken;
+    if (taken == 0 || s[0] < 0x20 || s[0] == 0x7F) {
+      taken = 1;
+      length = (size_t)snprintf(piece, sizeof piece, "\\x%02X", s[0]);
+    } else {
+      memcpy(piece, s, taken);
+    }
+    if (used + length >= target_bytes) {
+      memcpy(target + cut, "...", 4);
+      return;
+    }
+    memcpy(target + used, piece, length);
+    used += length;
+    if (used + 4 <= target_bytes) cut = used;
+    s += taken;
+    left -= taken;
+  }
+  target[used] = '\0';
+}
+
+static void reset(mlxq_error *error, mlxq_status status, const char *layer, const char *key, const char *message) {
+  error->status = status;
+  error->os_errno = 0;
+  error->file[0] = '\0';
+  copy_escaped(error->layer, sizeof error->layer, layer ? layer : "");
+  copy_escaped(error->key, sizeof error->key, key ? key : "");
+  copy_escaped(error->message, sizeof error->message, message);
+}
+
+mlxq_status mlxq_fail(mlxq_error *error, mlxq_status status, const char *layer, const char *key, const char *format,
+                      ...) {
+  if (!error) return status;
+  char message[4 * MLXQ_ERROR_MESSAGE_BYTES];
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(message, sizeof message, format, arguments);
+  va_end(arguments);
+  reset(error, status, layer, key, message);
+  return status;
+}
+
+static mlxq_status status_of_errno(int os_errno) {
+  switch (os_errno) {
+    case ENOSPC:
+    case EDQUOT:
+    case EFBIG:
+      return MLXQ_NO_SPACE;
+    case EEXIST:
+    case ENOTEMPTY:
+      return MLXQ_EXISTS;
+    case ENOMEM:
+      return MLXQ_NO_MEMORY;
+    default:
+      return MLXQ_IO;
+  }
+}
+
+mlxq_status mlxq_fail_errno(mlxq_error *error, int os_errno, const char *file, const char *what) {
+  mlxq_status status = status_of_errno(os_errno);
+  if (!error) return status;
+  char reason[128];
+  /* glibc's GNU strerror_r returns the text; strerrordesc_np would need glibc 2.32. */
+  const char *text = strerror_r(os_errno, reason, sizeof reason);
+  mlxq_fail(error, status, NULL, NULL, "%s: %s", what, text);
+  error->os_errno = os_errno;
+  return mlxq_error_at_file(error, status, file);
+}
+
+mlxq_status mlxq_fail_memory(mlxq_error *error) {
+  return mlxq_fail(error, MLXQ_NO_MEMORY, NULL, NULL, "out of memory");
+}
+
+mlxq_status mlxq_error_at_file(mlxq_error *error, mlxq_status status, const char *file) {
+  if (error && file && !error->file[0]) copy_escaped(error->file, sizeof error->file, file);
+  return status;
+}
+
+mlxq_status mlxq_error_at_layer(mlxq_error *error, mlxq_status status, const char *layer) {
+  if (error && layer && !error->layer[0]) copy_escaped(error->layer, sizeof error->layer, layer);
+  return status;
+}
+
+int mlxq_error_format(const mlxq_error *error, char *line, int line_bytes) {
+  const char *file = error->file, *layer = error->layer, *key = error->key;
+  return snprintf(line, line_bytes > 0 ? (size_t)line_bytes : 0, "%s%s%s%s%s%s%s", file, *file ? ": " : "", layer,
+                  *layer ? ": " : "", key, *key ? ": " : "", error->message);
+}
+
+const char *mlxq_version(void) {
+  return MLXQ_VERSION;
+}

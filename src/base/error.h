@@ -1,0 +1,23 @@
+/* Filling an mlxq_error. The innermost function that knows the reason sets it; outer ones add the place. */
+#ifndef MLXQ_BASE_ERROR_H
+#define MLXQ_BASE_ERROR_H
+
+#include <mlxq/status.h>
+
+/* Fills `error` (unless NULL) anew: status, layer and key (NULL: absent) and the formatted reason. Returns `status`,
+ * so that a function ends with `return mlxq_fail(...)`. */
+mlxq_status mlxq_fail(mlxq_error *error, mlxq_status status, const char *layer, const char *key, const char *format,
+                      ...) __attribute__((format(printf, 5, 6)));
+
+/* A failed system call on `file`: the status that fits `os_errno` (no_space for ENOSPC, EDQUOT and EFBIG, exists for
+ * EEXIST, no_memory for ENOMEM, else io), and "what: strerror". */
+mlxq_status mlxq_fail_errno(mlxq_error *error, int os_errno, const char *file, const char *what);
+
+/* "out of memory". */
+mlxq_status mlxq_fail_memory(mlxq_error *error);
+
+/* Add the file or the layer where none is set yet. Return `status`. */
+mlxq_status mlxq_error_at_file(mlxq_error *error, mlxq_status status, const char *file);
+mlxq_status mlxq_error_at_layer(mlxq_error *error, mlxq_status status, const char *layer);
+
+#endif
