@@ -1,0 +1,31 @@
+/* JSON documents by way of json-c, with Python's habits: what json.load reads, json.dump wrote. */
+#ifndef MLXQ_BASE_JSON_H
+#define MLXQ_BASE_JSON_H
+
+#include "base/text.h"
+
+#include <json-c/json_object.h>
+#include <mlxq/status.h>
+
+/* Deepest nesting accepted. */
+#define MLXQ_JSON_MAX_DEPTH 64
+
+/* Parses one document, white space around it allowed. As Python's json does: NaN, Infinity and -Infinity are numbers,
+ * of a duplicate key the last wins. Numbers keep their text; integers beyond 64 bits keep every digit (inside json-c
+ * they are doubles, mlxq_json_write writes the digits back). MLXQ_PARSE with line and column (from 1, in characters)
+ * otherwise, and for what json-c cannot hold: half a surrogate pair, U+0000 in a key. The caller releases `*document`
+ * with json_object_put; it is NULL for the document `null`. */
+mlxq_status mlxq_json_parse(struct json_object **document, const char *text, size_t bytes, mlxq_error *error);
+
+/* Appends the document as json.dump(..., indent=indent) writes it (indent 0: one line, ", " and ": "), ASCII, with
+ * non-finite numbers tagged as transformers and mlx-lm do: {"__float__": "Infinity"}. */
+void mlxq_json_write(mlxq_text *text, struct json_object *document, int indent);
+
+/* Sorts the keys of an object by code point, as Python's sorted does; nested objects keep their order. False when
+ * memory is out. */
+bool mlxq_json_sort_keys(struct json_object *object);
+
+/* Reads the integer under `key`: true and `*value` set only where it is a JSON integer that fits 32 bits. */
+bool mlxq_json_get_int32(struct json_object *object, const char *key, int *value);
+
+#endif

@@ -1,0 +1,303 @@
+#include "checkpoint/checkpoint.h"
+
+#include "base/error.h"
+#include "base/json.h"
+#include "checkpoint/index.h"
+#include "safetensors/safetensors.h"
+#include "scheme/quant_config.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fnmatch.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { MAX_CONFIG_BYTES = 16 << 20 };
+
+static int compare_files(const void *a, const void *b) {
+  return strcmp(((const mlxq_source_file *)a)->path, ((const mlxq_source_file *)b)->path);
+}
+
+static mlxq_status add_file(mlxq_checkpoint *checkpoint, size_t *capacity, char *path, mlxq_error *error) {
+  void *files = checkpoint->files;
+  if (!path || !mlxq_grow(&files, checkpoint->file_count, capacity, sizeof *checkpoint->files)) {
+    free(path);
+    return mlxq_fail_memory(error);
+  }
+  checkpoint->files = files;
+  checkpoint->files[checkpoint->file_count++] = (mlxq_source_file){.path = path, .name = mlxq_path_base(path)};
+  return MLXQ_OK;
+}
+
+/* Collects the folder's files whose names match `pattern`, sorted by name. Hidden files never match. */
+static mlxq_status list_files(mlxq_checkpoint *checkpoint, const char *pattern, mlxq_error *error) {
+  mlxq_status status = MLXQ_OK;
+  size_t capacity = 0;
+  DIR *folder = opendir(checkpoint->path);
+  if (!folder) return mlxq_fail_errno(error, errno, checkpoint->path, "cannot open");
+  for (;;) {
+    errno = 0;
+    const struct dirent *entry = readdir(folder);
+    if (!entry) {
+      if (errno != 0) status = mlxq_fail_errno(error, errno, checkpoint->path, "cannot list");
+      break;
+    }
+    if (fnmatch(pattern, entry->d_name, FNM_PERIOD) != 0) continue;
+    status = add_file(checkpoint, &capacity, mlxq_path_join(checkpoint->path, entry->d_name), error);
+    if (status != MLXQ_OK) break;
+  }
+  closedir(folder);
+  if (checkpoint->file_count > 0) {
+    qsort(checkpoint->files, checkpoint->file_count, sizeof *checkpoint->files, compare_files);
+  }
+  return status;
+}
+
+static mlxq_status read_headers(mlxq_checkpoint *checkpoint, mlxq_error *error) {
+  for (size_t i = 0; i < checkpoint->file_count; i++) {
+    mlxq_source_file *file = &checkpoint->files[i];
+    int fd;
+    mlxq_status status = mlxq_file_open(&fd, &file->identity, file->path, error);
+    if (status != MLXQ_OK) return status;
+    status = mlxq_safetensors_read(checkpoint->tensors, (uint32_t)i, fd, file->identity.bytes, file->path, error);
+    close(fd);
+    if (status != MLXQ_OK) return mlxq_error_at_file(error, status, file->path);
+  }
+  return MLXQ_OK;
+}
+
+/* Reads config.json, and takes eos_token_id from generation_config.json over it, as mlx-lm does. */
+static mlxq_status read_config(mlxq_checkpoint *checkpoint, mlxq_error *error) {
+  checkpoint->config_path = mlxq_path_join(checkpoint->path, "config.json");
+  if (!checkpoint->config_path) return mlxq_fail_memory(error);
+  mlxq_status status = mlxq_file_read_text(&checkpoint->config_text, &checkpoint->config_length,
+                                           checkpoint->config_path, MAX_CONFIG_BYTES, error);
+  if (status != MLXQ_OK) return status;
+  status = mlxq_json_parse(&checkpoint->config, checkpoint->config_text, checkpoint->config_length, error);
+  if (status != MLXQ_OK) return mlxq_error_at_file(error, status, checkpoint->config_path);
+  if (!json_object_is_type(checkpoint->config, json_type_object)) {
+    mlxq_fail(error, MLXQ_PARSE, NULL, NULL, "the document is not a JSON object");
+    return mlxq_error_at_file(error, MLXQ_PARSE, checkpoint->config_path);
+  }
+  return MLXQ_OK;
+}
+
+/* What Python takes for true. */
+static bool is_truthy(struct json_object *value) {
+  switch (json_object_get_type(value)) {
+    case json_type_boolean:
+      return json_object_get_boolean(value);
+    case json_type_int:
+    case json_type_double:
+      return json_object_get_double(value) != 0.0;
+    case json_type_string:
+      return json_object_get_string_len(value) > 0;
+    case json_type_array:
+      return json_object_array_length(value) > 0;
+    case json_type_object:
+      return json_object_object_length(value) > 0;
+    default:
+      return false;
+  }
+}
+
+static mlxq_status merge_generation_config(mlxq_checkpoint *checkpoint, mlxq_error *error) {
+  char *text = NULL;
+  size_t length = 0;
+  struct json_object *generation = NULL, *eos = NULL;
+  char *path = mlxq_path_join(checkpoint->path, "generation_config.json");
+  if (!path) return mlxq_fail_memory(error);
+  mlxq_status status = MLXQ_OK;
+  if (access(path, F_OK) != 0) goto cleanup;
+  status = mlxq_file_read_text(&text, &length, path, MAX_CONFIG_BYTES, error);
+  if (status != MLXQ_OK) goto cleanup;
+  /* mlx-lm passes over a generation_config.json that is no JSON. */
+  if (mlxq_json_parse(&generation, text, length, NULL) != MLXQ_OK) goto cleanup;
+  if (json_object_object_get_ex(generation, "eos_token_id", &eos) && is_truthy(eos)) {
+    if (json_object_object_add(checkpoint->config, "eos_token_id", json_object_get(eos)) != 0) {
+      json_object_put(eos);
+      status = mlxq_fail_memory(error);
+    }
+  }
+cleanup:
+  json_object_put(generation);
+  free(text);
+  free(path);
+  return status;
+}
+
+static mlxq_status open_folder(mlxq_checkpoint *checkpoint, mlxq_error *error) {
+  mlxq_status status = list_files(checkpoint, "model*.safetensors", error);
+  if (status == MLXQ_OK && checkpoint->file_count == 0) status = list_files(checkpoint, "*.safetensors", error);
+  if (status != MLXQ_OK) return status;
+  if (checkpoint->file_count == 0) {
+    mlxq_fail(error, MLXQ_IO, NULL, NULL, "the folder holds no .safetensors file");
+    return mlxq_error_at_file(error, MLXQ_IO, checkpoint->path);
+  }
+  status = read_config(checkpoint, error);
+  if (status == MLXQ_OK) status = merge_generation_config(checkpoint, error);
+  if (status == MLXQ_OK) status = read_headers(checkpoint, error);
+  if (status == MLXQ_OK) status = mlxq_index_check(checkpoint, error);
+  return status;
+}
+
+mlxq_status mlxq_checkpoint_open(mlxq_checkpoint **result, const char *path, mlxq_error *error) {
+  struct stat status_of_path;
+  *result = NULL;
+  if (stat(path, &status_of_path) != 0) return mlxq_fail_errno(error, errno, path, "cannot open");
+  mlxq_checkpoint *checkpoint = mlxq_calloc(1, sizeof *checkpoint);
+  if (!checkpoint) return mlxq_fail_memory(error);
+  checkpoint->is_folder = S_ISDIR(status_of_path.st_mode);
+  checkpoint->path = mlxq_asprintf("%s", path);
+  mlxq_status status = checkpoint->path ? mlxq_weights_new(&checkpoint->tensors, error) : mlxq_fail_memory(error);
+  if (status == MLXQ_OK && checkpoint->is_folder) {
+    status = open_folder(checkpoint, error);
+  } else if (status == MLXQ_OK) {
+    size_t capacity = 0;
+    status = add_file(checkpoint, &capacity, mlxq_asprintf("%s", path), error);
+    if (status == MLXQ_OK) status = read_headers(checkpoint, error);
+  }
+  if (status != MLXQ_OK) {
+    mlxq_checkpoint_free(checkpoint);
+    return status;
+  }
+  *result = checkpoint;
+  return MLXQ_OK;
+}
+
+void mlxq_checkpoint_free(mlxq_checkpoint *checkpoint) {
+  if (!checkpoint) return;
+  for (size_t i = 0; i < checkpoint->file_count; i++) free(checkpoint->files[i].path);
+  free(checkpoint->files);
+  mlxq_weights_free(checkpoint->tensors);
+  json_object_put(checkpoint->config);
+  free(checkpoint->config_text);
+  free(checkpoint->config_path);
+  free(checkpoint->path);
+  free(checkpoint);
+}
+
+mlxq_status mlxq_checkpoint_check(const mlxq_checkpoint *checkpoint, mlxq_error *error) {
+  for (size_t i = 0; i < checkpoint->file_count; i++) {
+    const mlxq_source_file *file = &checkpoint->files[i];
+    mlxq_file_identity now;
+    int fd;
+    mlxq_status status = mlxq_file_open(&fd, &now, file->path, error);
+    if (status != MLXQ_OK) return status;
+    status = mlxq_file_check(fd, &file->identity, file->path, error);
+    close(fd);
+    if (status != MLXQ_OK) return status;
+  }
+  return MLXQ_OK;
+}
+
+/* The quant_method of the block `key` of an object; "unknown" for a block that names none; NULL without a block. */
+static const char *method_of(struct json_object *object, const char *key) {
+  struct json_object *block = NULL, *method = NULL;
+  if (!json_object_object_get_ex(object, key, &block) || !block) return NULL;
+  if (json_object_object_get_ex(block, "quant_method", &method) && json_object_is_type(method, json_type_string)) {
+    return json_object_get_string(method);
+  }
+  return "unknown";
+}
+
+static bool folder_has(const mlxq_checkpoint *checkpoint, const char *name) {
+  char *path = mlxq_path_join(checkpoint->path, name);
+  bool found = path && access(path, F_OK) == 0;
+  free(path);
+  return found;
+}
+
+/* Guesses by the names and types that the packers use, for folders whose config says nothing. */
+static const char *foreign_by_tensors(const mlxq_weights *tensors) {
+  for (size_t i = 0; i < tensors->count; i++) {
+    const mlxq_tensor *tensor = &tensors->entries[i].tensor;
+    const char *last = strrchr(tensor->name, '.');
+    if (!last) continue;
+    if (strcmp(last, ".qweight") == 0) {
+      size_t layer_length = (size_t)(last - tensor->name);
+      return mlxq_weights_part(tensors, tensor->name, layer_length, ".g_idx") ? "gptq" : "awq";
+    }
+    if (strcmp(last, ".weight_packed") == 0) return "compressed-tensors";
+    if (strcmp(last, ".weight_scale_inv") == 0) return "fp8";
+    if (strcmp(last, ".SCB") == 0) return "bitsandbytes";
+    if (tensor->dtype == MLXQ_F8_E4M3 || tensor->dtype == MLXQ_F8_E5M2) return "fp8";
+  }
+  return NULL;
+}
+
+const char *mlxq_checkpoint_foreign(const mlxq_checkpoint *checkpoint) {
+  struct json_object *block = NULL, *text_config = NULL;
+  const char *method = NULL;
+  if (checkpoint->config) {
+    if (json_object_object_get_ex(checkpoint->config, "quantization", &block) && block) return NULL;
+    method = method_of(checkpoint->config, "quantization_config");
+    if (!method && json_object_object_get_ex(checkpoint->config, "text_config", &text_config)) {
+      method = method_of(text_config, "quantization_config");
+    }
+  }
+  if (!method && checkpoint->is_folder) {
+    if (folder_has(checkpoint, "hf_quant_config.json")) method = "modelopt";
+    if (folder_has(checkpoint, "quantize_config.json")) method = "gptq";
+    if (folder_has(checkpoint, "quant_config.json")) method = "awq";
+  }
+  return method ? method : foreign_by_tensors(checkpoint->tensors);
+}
+
+mlxq_status mlxq_checkpoint_quantization(mlxq_quant_config **config, const mlxq_checkpoint *checkpoint,
+                                         mlxq_error *error) {
+  struct json_object *block = NULL;
+  *config = NULL;
+  if (!checkpoint->config || !json_object_object_get_ex(checkpoint->config, "quantization", &block) || !block) {
+    return MLXQ_OK;
+  }
+  mlxq_status status = mlxq_quant_config_from_json(config, block, error);
+  return status == MLXQ_OK ? MLXQ_OK : mlxq_error_at_file(error, status, checkpoint->config_path);
+}
+
+uint64_t mlxq_count_parameters(const mlxq_weights *tensors, const mlxq_quant_config *config) {
+  uint64_t parameters = 0;
+  for (size_t i = 0; i < tensors->count; i++) {
+    const mlxq_tensor *tensor = &tensors->entries[i].tensor;
+    uint64_t elems = mlxq_tensor_elems(tensor);
+    size_t layer_length = 0;
+    if (config && (mlxq_name_splits(tensor->name, ".scales", &layer_length) ||
+                   mlxq_name_splits(tensor->name, ".biases", &layer_length))) {
+      const mlxq_tensor *weight = mlxq_weights_part(tensors, tensor->name, layer_length, ".weight");
+      if (weight && weight->dtype == MLXQ_U32) continue;
+    }
+    if (config && tensor->dtype == MLXQ_U32 && mlxq_name_splits(tensor->name, ".weight", &layer_length) &&
+        mlxq_weights_part(tensors, tensor->name, layer_length, ".scales")) {
+      char path[MLXQ_SAFETENSORS_MAX_NAME_BYTES + 1];
+      memcpy(path, tensor->name, layer_length);
+      path[layer_length] = '\0';
+      const mlxq_scheme *scheme = mlxq_quant_config_lookup(config, path);
+      if (scheme && scheme->bits > 0) elems = elems * 32 / (uint64_t)scheme->bits;
+    }
+    parameters += elems;
+  }
+  return parameters;
+}
+
+bool mlxq_is_side_file(const char *name) {
+  static const char *const PATTERNS[] = {
+      "tokenizer*",
+      "special_tokens_map*.json",
+      "added_tokens*.json",
+      "vocab*",
+      "merges*",
+      "*.jinja",
+      "chat_template*.json",
+      "*.tiktoken",
+      "*.model",
+      "*.py",
+      "generation_config.json",
+  };
+  if (fnmatch("*.safetensors*", name, 0) == 0) return false;
+  for (size_t i = 0; i < sizeof PATTERNS / sizeof *PATTERNS; i++) {
+    if (fnmatch(PATTERNS[i], name, FNM_PERIOD) == 0) return true;
+  }
+  return false;
+}

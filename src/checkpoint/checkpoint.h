@@ -1,0 +1,50 @@
+/* A checkpoint opened for reading: where every tensor lies, and what config.json says. No weights are read. */
+#ifndef MLXQ_CHECKPOINT_CHECKPOINT_H
+#define MLXQ_CHECKPOINT_CHECKPOINT_H
+
+#include "base/file.h"
+#include "tensor/tensor_map.h"
+
+#include <json-c/json_object.h>
+#include <mlxq/scheme.h>
+
+typedef struct mlxq_source_file {
+  char *path;
+  const char *name; /* the part of `path` inside the folder */
+  mlxq_file_identity identity;
+} mlxq_source_file;
+
+typedef struct mlxq_checkpoint {
+  char *path;
+  bool is_folder;
+  mlxq_source_file *files; /* the .safetensors files; tensors refer to them by index */
+  size_t file_count;
+  mlxq_weights *tensors;
+  struct json_object *config; /* config.json; NULL for a single file or a folder without one */
+  char *config_path;          /* NULL likewise */
+  char *config_text;
+  size_t config_length;
+} mlxq_checkpoint;
+
+/* Opens a folder or a single file; see CLI.md, `SRC`. The caller releases `*checkpoint`. */
+mlxq_status mlxq_checkpoint_open(mlxq_checkpoint **checkpoint, const char *path, mlxq_error *error);
+void mlxq_checkpoint_free(mlxq_checkpoint *checkpoint);
+
+/* MLXQ_CHANGED, naming the file, unless every .safetensors file is still what it was when opened. */
+mlxq_status mlxq_checkpoint_check(const mlxq_checkpoint *checkpoint, mlxq_error *error);
+
+/* The quant_method of a quantization that is not MLX's, from the config, or NULL. Valid while the checkpoint is. */
+const char *mlxq_checkpoint_foreign(const mlxq_checkpoint *checkpoint);
+
+/* The configuration in the `quantization` block; `*config` is NULL where there is none. Errors name config.json. */
+mlxq_status mlxq_checkpoint_quantization(mlxq_quant_config **config, const mlxq_checkpoint *checkpoint,
+                                         mlxq_error *error);
+
+/* Parameters as mlx-lm counts them: a quantized layer's weight has packed words x 32 / bits of them, its scales and
+ * biases none, every other tensor its elements. */
+uint64_t mlxq_count_parameters(const mlxq_weights *tensors, const mlxq_quant_config *config);
+
+/* True for the files beside the weights that a converted folder keeps: tokenizer, chat template, code. */
+bool mlxq_is_side_file(const char *name);
+
+#endif

@@ -1,0 +1,33 @@
+/* What mlx-lm does with each model family's tensors before it quantizes: which it drops, which it treats in its own
+ * way, and which families need more than that. One table, one row a family (docs/models.md). */
+#ifndef MLXQ_PLAN_FAMILY_H
+#define MLXQ_PLAN_FAMILY_H
+
+#include "checkpoint/checkpoint.h"
+
+#include <mlxq/scheme.h>
+
+typedef struct mlxq_family mlxq_family;
+
+/* The row of the checkpoint's model_type; for a type that has none a row that stands for unknown types. Constant. */
+const mlxq_family *mlxq_family_of(const mlxq_checkpoint *checkpoint);
+
+/* "llama", or "unknown". */
+bool mlxq_family_is_known(const mlxq_family *family);
+
+/* MLXQ_UNSUPPORTED, with the reason, for a family or tensors that would come out wrong. */
+mlxq_status mlxq_family_check(const mlxq_family *family, const mlxq_checkpoint *checkpoint, mlxq_error *error);
+
+/* Drops from the checkpoint's tensors what mlx-lm's model would not load: rotary tables, multi-token prediction, layers
+ * beyond num_hidden_layers, the lm_head of tied embeddings. Where config.json leaves open whether they are tied, makes
+ * it say so. Each surprising drop is told by `warn`. */
+mlxq_status mlxq_family_sanitize(const mlxq_family *family, mlxq_checkpoint *checkpoint,
+                                 void (*warn)(void *user, const char *message), void *user, mlxq_error *error);
+
+/* mlx-lm's choice by name and rank: is this the weight of a layer that is quantized? */
+bool mlxq_family_quantizes(const mlxq_family *family, const char *layer, const mlxq_tensor *weight);
+
+/* True, and `*option` set, where the family's own rule gives a layer a scheme of its own. */
+bool mlxq_family_option(const mlxq_family *family, const char *layer, mlxq_layer_option *option);
+
+#endif

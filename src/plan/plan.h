@@ -1,0 +1,117 @@
+/* A plan: the tensors to make, where they go, and the jobs that make them. Planning reads descriptions, never weights,
+ * so every error of structure is known before the first byte is written.
+ *
+ * A job is one action on up to three inputs and outputs that are cut into units (elements of a copy, groups of a
+ * scheme) with a fixed number of bytes of each operand, so that any range of units is a tile: it can be made on its
+ * own, in any order, on any thread. */
+#ifndef MLXQ_PLAN_PLAN_H
+#define MLXQ_PLAN_PLAN_H
+
+#include "plan/classify.h"
+#include "tensor/tensor_map.h"
+
+#include <mlxq/scheme.h>
+#include <mlxq/transform.h>
+
+typedef enum mlxq_action {
+  MLXQ_ACTION_COPY,       /* one input, one output; nothing but the cast */
+  MLXQ_ACTION_QUANTIZE,   /* dense -> weight, scales, and for affine biases */
+  MLXQ_ACTION_DEQUANTIZE, /* weight, scales, and for affine biases -> dense */
+} mlxq_action;
+
+#define MLXQ_MAX_OPERANDS 3u
+
+/* A tensor that a job reads or writes, in units. */
+typedef struct mlxq_operand {
+  size_t tensor;       /* index into the plan's source or outputs */
+  uint32_t unit_bytes; /* in the tensor */
+  uint32_t cast_elems; /* inputs: elements of a unit to cast first; 0 for none */
+  mlxq_dtype cast_from, cast_to;
+} mlxq_operand;
+
+typedef struct mlxq_job {
+  mlxq_action action;
+  uint32_t input_count, output_count;
+  mlxq_operand inputs[MLXQ_MAX_OPERANDS], outputs[MLXQ_MAX_OPERANDS];
+  mlxq_scheme scheme;
+  mlxq_dtype dtype; /* of the dense elements that kernels see */
+  uint64_t units;
+  uint64_t units_per_tile;
+  uint64_t first_tile; /* tiles are numbered through the plan, in order of jobs */
+} mlxq_job;
+
+/* One .safetensors file to write. */
+typedef struct mlxq_plan_file {
+  char *name;
+  size_t first, count; /* its tensors: file_order[first .. first + count) */
+  uint64_t bytes;      /* of the whole file */
+} mlxq_plan_file;
+
+typedef struct mlxq_plan {
+  const mlxq_weights *source;
+  mlxq_weights *outputs;
+  mlxq_job *jobs;
+  size_t job_count, job_capacity;
+  uint64_t tile_count;
+  mlxq_profile profile;
+  bool allow_nonfinite;
+  mlxq_plan_file *files; /* after mlxq_plan_layout; none for results in memory */
+  size_t file_count;
+  size_t *file_order;
+} mlxq_plan;
+
+/* What the planners need to know. */
+typedef struct mlxq_plan_request {
+  const mlxq_weights *source; /* must outlive the plan */
+  const mlxq_quant_config *config;
+  mlxq_eligible_fn eligible; /* quantize; NULL: all */
+  void *eligible_user;
+  mlxq_profile profile;
+  bool allow_nonfinite;
+  bool cast; /* cast floating tensors to `cast_to` first */
+  mlxq_dtype cast_to;
+  mlxq_dtype scale_only_dtype; /* dequantize: the result's dtype in the scale-only modes */
+  bool for_mlx;                /* the result goes to a file that MLX must be able to load */
+  void (*warn)(void *user, const char *message);
+  void *warn_user;
+} mlxq_plan_request;
+
+/* The two planners; rules and errors as mlxq_quantize_weights and mlxq_dequantize_weights document, except that with
+ * `for_mlx` a `.weight` that is not floating stays as it is, with a warning. The caller releases `*plan`. */
+mlxq_status mlxq_plan_quantize(mlxq_plan **plan, const mlxq_plan_request *request, mlxq_error *error);
+mlxq_status mlxq_plan_dequantize(mlxq_plan **plan, const mlxq_plan_request *request, mlxq_error *error);
+
+/* Assigns the outputs to files of at most `max_bytes` tensor bytes each, named as mlx-lm names shards (or
+ * `single_name` for the one file of a single-file result, whatever its size), and places them. */
+mlxq_status mlxq_plan_layout(mlxq_plan *plan, uint64_t max_bytes, const char *single_name, mlxq_error *error);
+
+void mlxq_plan_free(mlxq_plan *plan);
+
+/* ---- For planners ---------------------------------------------------------------------------------------------- */
+
+/* Plans one layer, where its `.weight` (the source's tensor `index`) stands. */
+typedef mlxq_status (*mlxq_plan_layer_fn)(mlxq_plan *plan, const mlxq_plan_request *request, size_t index,
+                                          const mlxq_layer *layer, mlxq_error *error);
+
+/* Makes a plan by going through the source in order: `plan_layer` for every `.weight`, a copy for everything else; the
+ * scales and biases of a triple are passed over where `consume_triples`. */
+mlxq_status mlxq_plan_walk(mlxq_plan **plan, const mlxq_plan_request *request, mlxq_plan_layer_fn plan_layer,
+                           bool consume_triples, mlxq_error *error);
+
+/* Plans the copy of a tensor (with the request's cast and what MLX can load in mind). */
+mlxq_status mlxq_plan_copy(mlxq_plan *plan, const mlxq_plan_request *request, size_t index, mlxq_error *error);
+
+/* Adds an output tensor `layer` + `suffix`; `*index` is its place in the plan's outputs. */
+mlxq_status mlxq_plan_output(mlxq_plan *plan, const char *layer, size_t layer_length, const char *suffix,
+                             mlxq_dtype dtype, uint32_t rank, const uint64_t *shape, size_t *index, mlxq_error *error);
+
+/* Adds a job and cuts it into tiles. */
+mlxq_status mlxq_plan_add_job(mlxq_plan *plan, const mlxq_job *job, mlxq_error *error);
+
+/* The dtype a floating tensor has after the request's cast. */
+mlxq_dtype mlxq_plan_cast_dtype(const mlxq_plan_request *request, mlxq_dtype dtype);
+
+/* An operand of `elems` elements of `dtype` a unit, cast to `to` first where that differs. */
+mlxq_operand mlxq_plan_operand(size_t tensor, uint64_t elems, mlxq_dtype dtype, mlxq_dtype to);
+
+#endif

@@ -1,0 +1,398 @@
+/* Converting checkpoints on disk: open, plan, run, publish. */
+#include "base/error.h"
+#include "base/text.h"
+#include "checkpoint/config_out.h"
+#include "checkpoint/index.h"
+#include "checkpoint/report.h"
+#include "plan/family.h"
+#include "plan/select.h"
+#include "run/publish.h"
+#include "run/run.h"
+#include "run/stats.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define DEFAULT_SHARD_BYTES (UINT64_C(5) << 30)
+
+/* One conversion, from the arguments to the report. */
+typedef struct conversion {
+  const mlxq_convert_options *options;
+  mlxq_checkpoint *checkpoint;
+  uint64_t source_bytes;
+  mlxq_quant_config *existing; /* of the source; NULL: not quantized */
+  mlxq_selection selection;    /* quantize */
+  mlxq_quant_config *result;   /* of the result; NULL: not quantized */
+  mlxq_plan *plan;
+  mlxq_tile_stats *stats;
+  mlxq_text config_text; /* of the result; empty for a single file */
+  mlxq_staging staging;
+  mlxq_isa isa;
+} conversion;
+
+static void warn(const conversion *work, const char *message) {
+  if (message && work->options->warn) work->options->warn(work->options->user, message);
+}
+
+/* ---- Open ------------------------------------------------------------------------------------------------------ */
+
+static mlxq_status check_options(conversion *work, uint32_t version, mlxq_error *error) {
+  const mlxq_convert_options *options = work->options;
+  if (version != MLXQ_CONVERT_OPTIONS_VERSION) {
+    return mlxq_fail(error, MLXQ_USAGE, NULL, "version", "unknown version %u of the options", version);
+  }
+  if (options->dtype && *options->dtype != MLXQ_F16 && *options->dtype != MLXQ_BF16 && *options->dtype != MLXQ_F32) {
+    return mlxq_fail(error, MLXQ_UNSUPPORTED_DTYPE, NULL, "dtype", "is %s; F16, BF16 and F32 can be made",
+                     mlxq_dtype_name(*options->dtype));
+  }
+  work->isa = MLXQ_ISA_COUNT;
+  if (!options->cpu) return MLXQ_OK;
+  for (int i = 0; i < MLXQ_ISA_COUNT; i++) {
+    if (strcmp(options->cpu, mlxq_isa_name((mlxq_isa)i)) == 0) {
+      work->isa = (mlxq_isa)i;
+      return MLXQ_OK;
+    }
+  }
+  return mlxq_fail(error, MLXQ_UNKNOWN_VALUE, NULL, "cpu", "unknown instruction set '%s'", options->cpu);
+}
+
+static mlxq_status open_source(conversion *work, const char *source, mlxq_error *error) {
+  mlxq_status status = mlxq_checkpoint_open(&work->checkpoint, source, error);
+  if (status != MLXQ_OK) return status;
+  work->source_bytes = mlxq_total_bytes(work->checkpoint->tensors);
+  const char *foreign = mlxq_checkpoint_foreign(work->checkpoint);
+  if (foreign) {
+    mlxq_fail(error, MLXQ_UNSUPPORTED, NULL, "quant_method", "the source is quantized in another format, '%s'",
+              foreign);
+    return mlxq_error_at_file(error, MLXQ_UNSUPPORTED, source);
+  }
+  return mlxq_checkpoint_quantization(&work->existing, work->checkpoint, error);
+}
+
+/* The string under a key, or NULL. */
+static const char *string_of(struct json_object *object, const char *key) {
+  struct json_object *value = NULL;
+  json_object_object_get_ex(object, key, &value);
+  return json_object_is_type(value, json_type_string) ? json_object_get_string(value) : NULL;
+}
+
+/* mlx-lm's choice of the dtype to cast to: --dtype, torch_dtype, or text_config's dtype. False: no cast. */
+static bool find_cast(const conversion *work, mlxq_dtype *dtype) {
+  static const struct {
+    const char *name;
+    mlxq_dtype dtype;
+  } NAMES[] = {{"float16", MLXQ_F16}, {"bfloat16", MLXQ_BF16}, {"float32", MLXQ_F32}};
+  struct json_object *config = work->checkpoint->config, *text_config = NULL;
+  if (work->options->dtype) {
+    *dtype = *work->options->dtype;
+    return true;
+  }
+  if (!config) return false;
+  const char *name = string_of(config, "torch_dtype");
+  if (!name && json_object_object_get_ex(config, "text_config", &text_config) &&
+      json_object_is_type(text_config, json_type_object)) {
+    name = string_of(text_config, "dtype");
+  }
+  for (size_t i = 0; name && i < sizeof NAMES / sizeof *NAMES; i++) {
+    if (strcmp(name, NAMES[i].name) != 0) continue;
+    *dtype = NAMES[i].dtype;
+    return true;
+  }
+  return false;
+}
+
+static void forward_warning(void *work, const char *message) {
+  warn(work, message);
+}
+
+static mlxq_plan_request plan_request(conversion *work) {
+  mlxq_plan_request request = {.source = work->checkpoint->tensors,
+                               .profile = work->options->profile,
+                               .allow_nonfinite = work->options->allow_nonfinite,
+                               .scale_only_dtype = MLXQ_BF16,
+                               .for_mlx = true,
+                               .warn = forward_warning,
+                               .warn_user = work};
+  request.cast = find_cast(work, &request.cast_to);
+  return request;
+}
+
+/* ---- Plan ------------------------------------------------------------------------------------------------------ */
+
+/* Models do not load with tensors they do not know, so what mlx-lm drops is dropped; and a family that would come out
+ * wrong is refused. */
+static mlxq_status sanitize(conversion *work, const mlxq_family **family, mlxq_error *error) {
+  mlxq_checkpoint *checkpoint = work->checkpoint;
+  *family = NULL;
+  if (!checkpoint->is_folder) return MLXQ_OK;
+  *family = mlxq_family_of(checkpoint);
+  mlxq_error reason;
+  mlxq_status status = mlxq_family_check(*family, checkpoint, &reason);
+  if (status != MLXQ_OK && !work->options->force) {
+    if (error) *error = reason;
+    return mlxq_error_at_file(error, status, checkpoint->config_path);
+  }
+  if (status != MLXQ_OK) {
+    char *message = mlxq_asprintf("%s; going on because of --force", reason.message);
+    warn(work, message);
+    free(message);
+  }
+  return mlxq_family_sanitize(*family, checkpoint, forward_warning, work, error);
+}
+
+static uint64_t jobs_of(const mlxq_plan *plan, mlxq_action action) {
+  uint64_t count = 0;
+  for (size_t i = 0; i < plan->job_count; i++) count += plan->jobs[i].action == action;
+  return count;
+}
+
+/* Tells how much of an unknown model could be quantized. */
+static void warn_of_share(const conversion *work) {
+  const mlxq_plan *plan = work->plan;
+  uint64_t quantized = 0;
+  for (size_t i = 0; i < plan->job_count; i++) {
+    const mlxq_job *job = &plan->jobs[i];
+    if (job->action == MLXQ_ACTION_QUANTIZE) quantized += plan->source->entries[job->inputs[0].tensor].tensor.bytes;
+  }
+  double share = work->source_bytes > 0 ? 100.0 * (double)quantized / (double)work->source_bytes : 100.0;
+  char *message = mlxq_asprintf("unknown model_type: tensors keep their names, and %.1f%% of the bytes are quantized%s",
+                                share, share < 80.0 ? "; less than 80% may mean that layers were not recognised" : "");
+  warn(work, message);
+  free(message);
+}
+
+static bool has_vision_tensors(const mlxq_weights *tensors) {
+  for (size_t i = 0; i < tensors->count; i++) {
+    if (strstr(tensors->entries[i].tensor.name, "vision_tower")) return true;
+  }
+  return false;
+}
+
+static mlxq_status write_config(conversion *work, const mlxq_quant_config *added, const mlxq_family *family,
+                                mlxq_error *error) {
+  mlxq_checkpoint *checkpoint = work->checkpoint;
+  if (!checkpoint->is_folder) return MLXQ_OK;
+  bool keep_vision = !mlxq_family_is_known(family) && has_vision_tensors(checkpoint->tensors);
+  return mlxq_config_write(&work->config_text, checkpoint, added, keep_vision, error);
+}
+
+static mlxq_status plan_quantize(conversion *work, const mlxq_quantize_options *options, mlxq_error *error) {
+  const mlxq_family *family = NULL;
+  mlxq_status status = sanitize(work, &family, error);
+  if (status != MLXQ_OK) return status;
+  mlxq_plan_request request = plan_request(work);
+  status = mlxq_select(&work->selection, request.source, family, work->existing, options, error);
+  if (status != MLXQ_OK) return status;
+  request.config = work->selection.config;
+  request.eligible = mlxq_selection_eligible;
+  request.eligible_user = &work->selection;
+  status = mlxq_plan_quantize(&work->plan, &request, error);
+  if (status != MLXQ_OK) return mlxq_error_at_file(error, status, work->checkpoint->path);
+  if (jobs_of(work->plan, MLXQ_ACTION_QUANTIZE) == 0) warn(work, "nothing was quantized: no dense layer qualifies");
+  if (family && !mlxq_family_is_known(family) && !work->existing) warn_of_share(work);
+  work->result = work->selection.config;
+  work->selection.config = NULL;
+  if (options->stats) {
+    work->stats = mlxq_calloc((size_t)work->plan->tile_count, sizeof *work->stats);
+    if (!work->stats) return mlxq_fail_memory(error);
+  }
+  return write_config(work, work->selection.added, family, error);
+}
+
+/* The configuration of what is to be dequantized: the source's, or the one given for a single file. */
+static mlxq_status dequantize_config(conversion *work, const mlxq_scheme *scheme, mlxq_error *error) {
+  if (work->checkpoint->is_folder) {
+    if (scheme) return mlxq_fail(error, MLXQ_USAGE, NULL, "mode", "a folder's scheme is in its config.json");
+    if (work->existing) return MLXQ_OK;
+    warn(work, "nothing to dequantize: config.json has no quantization");
+    return mlxq_quant_config_new(&work->existing, NULL, error);
+  }
+  if (!scheme) {
+    return mlxq_fail(error, MLXQ_USAGE, NULL, "mode",
+                     "a single file does not say how it is quantized: give --mode, --bits or --group-size");
+  }
+  mlxq_scheme complete = mlxq_scheme_default(scheme->mode);
+  if (scheme->bits != 0) complete.bits = scheme->bits;
+  if (scheme->group_size != 0) complete.group_size = scheme->group_size;
+  mlxq_status status = mlxq_scheme_check(&complete, error);
+  return status == MLXQ_OK ? mlxq_quant_config_new(&work->existing, &complete, error) : status;
+}
+
+static mlxq_status plan_dequantize(conversion *work, const mlxq_dequantize_options *options, mlxq_error *error) {
+  const mlxq_family *family = NULL;
+  mlxq_status status = dequantize_config(work, options->scheme, error);
+  if (status == MLXQ_OK && work->checkpoint->is_folder) {
+    family = mlxq_family_of(work->checkpoint);
+    status = mlxq_family_sanitize(family, work->checkpoint, forward_warning, work, error);
+  }
+  if (status != MLXQ_OK) return status;
+  mlxq_plan_request request = plan_request(work);
+  request.config = work->existing;
+  /* mlx-lm makes these bfloat16 whatever torch_dtype says; an explicit dtype is obeyed. */
+  if (work->options->dtype) request.scale_only_dtype = *work->options->dtype;
+  status = mlxq_plan_dequantize(&work->plan, &request, error);
+  if (status != MLXQ_OK) return mlxq_error_at_file(error, status, work->checkpoint->path);
+  return write_config(work, NULL, family, error);
+}
+
+/* ---- Run and publish ------------------------------------------------------------------------------------------- */
+
+static mlxq_status write_side_text(const conversion *work, const char *name, const mlxq_text *text, mlxq_error *error) {
+  char *path = mlxq_path_join(work->staging.folder, name);
+  mlxq_status status = path ? mlxq_file_write_text(path, text->data, text->length, error) : mlxq_fail_memory(error);
+  free(path);
+  return status;
+}
+
+static mlxq_status copy_side_file(const conversion *work, const char *name, mlxq_error *error) {
+  char *from = mlxq_path_join(work->checkpoint->path, name), *to = mlxq_path_join(work->staging.folder, name);
+  mlxq_status status = from && to ? mlxq_file_copy(to, from, error) : mlxq_fail_memory(error);
+  free(from);
+  free(to);
+  return status;
+}
+
+static bool is_regular_file(const char *folder, const char *name) {
+  mlxq_file_identity identity;
+  int fd = -1;
+  char *path = mlxq_path_join(folder, name);
+  bool regular = path && mlxq_file_open(&fd, &identity, path, NULL) == MLXQ_OK;
+  mlxq_file_close(fd);
+  free(path);
+  return regular;
+}
+
+static mlxq_status copy_side_files(const conversion *work, mlxq_error *error) {
+  const char *path = work->checkpoint->path;
+  mlxq_status status = MLXQ_OK;
+  DIR *folder = opendir(path);
+  if (!folder) return mlxq_fail_errno(error, errno, path, "cannot open");
+  const struct dirent *entry;
+  while (status == MLXQ_OK && (entry = readdir(folder))) {
+    if (mlxq_is_side_file(entry->d_name) && is_regular_file(path, entry->d_name)) {
+      status = copy_side_file(work, entry->d_name, error);
+    }
+  }
+  closedir(folder);
+  return status;
+}
+
+static const char *plan_file_name(const void *plan, size_t index) {
+  return ((const mlxq_plan *)plan)->files[index].name;
+}
+
+/* config.json, the index, the model card, and what the source has beside its weights. */
+static mlxq_status write_side_files(const conversion *work, mlxq_error *error) {
+  static const char CARD[] = "---\nlanguage: en\nlibrary_name: mlx\npipeline_tag: text-generation\ntags:\n- mlx\n---\n";
+  const mlxq_plan *plan = work->plan;
+  mlxq_text index = {0}, card = {0};
+  if (!work->checkpoint->is_folder) return MLXQ_OK;
+  mlxq_status status = write_side_text(work, "config.json", &work->config_text, error);
+  if (status == MLXQ_OK) {
+    status = mlxq_index_write(&index, plan->outputs, plan_file_name, plan, mlxq_total_bytes(plan->outputs),
+                              mlxq_count_parameters(plan->outputs, work->result), error);
+  }
+  if (status == MLXQ_OK) status = write_side_text(work, MLXQ_INDEX_NAME, &index, error);
+  mlxq_text_puts(&card, CARD);
+  if (status == MLXQ_OK)
+    status = card.failed ? mlxq_fail_memory(error) : write_side_text(work, "README.md", &card, error);
+  if (status == MLXQ_OK) status = copy_side_files(work, error);
+  mlxq_text_free(&card);
+  mlxq_text_free(&index);
+  return status;
+}
+
+static mlxq_status run(conversion *work, mlxq_error *error) {
+  mlxq_run_request request = {.plan = work->plan,
+                              .source_files = work->checkpoint->files,
+                              .sink_folder = work->staging.folder,
+                              .threads = work->options->threads,
+                              .isa = work->isa,
+                              .stats = work->stats,
+                              .progress = work->options->progress,
+                              .cancelled = work->options->cancelled,
+                              .user = work->options->user};
+  mlxq_status status = mlxq_staging_create(&work->staging, error);
+  if (status == MLXQ_OK) status = mlxq_staging_create_files(&work->staging, work->plan, error);
+  if (status == MLXQ_OK) status = mlxq_run(&request, error);
+  if (status == MLXQ_OK) status = mlxq_checkpoint_check(work->checkpoint, error);
+  if (status == MLXQ_OK) status = write_side_files(work, error);
+  return status;
+}
+
+/* Makes the report out of the finished plan, whose outputs and configuration it takes over. */
+static mlxq_status make_report(mlxq_report **report, conversion *work, mlxq_action action, mlxq_error *error) {
+  mlxq_plan *plan = work->plan;
+  mlxq_kind_stats *kinds = NULL;
+  size_t kind_count = 0;
+  uint64_t changed = jobs_of(plan, action);
+  mlxq_status status = work->stats ? mlxq_stats_by_kind(&kinds, &kind_count, plan, work->stats, error) : MLXQ_OK;
+  if (status != MLXQ_OK) return status;
+  status = mlxq_report_new(report, plan->outputs, work->result, plan->file_count, plan_file_name, plan, error);
+  plan->outputs = NULL;
+  work->result = NULL;
+  if (status != MLXQ_OK) {
+    mlxq_stats_free(kinds, kind_count);
+    return status;
+  }
+  (*report)->source_bytes = work->source_bytes;
+  (*report)->layers_changed = changed;
+  (*report)->kinds = kinds;
+  (*report)->kind_count = kind_count;
+  return MLXQ_OK;
+}
+
+/* What follows the plan, in either direction. */
+static mlxq_status finish(conversion *work, const char *source, const char *destination, mlxq_error *error) {
+  const mlxq_convert_options *options = work->options;
+  uint64_t shard_bytes = options->max_shard_bytes ? options->max_shard_bytes : DEFAULT_SHARD_BYTES;
+  bool is_folder = work->checkpoint->is_folder;
+  mlxq_status status =
+      mlxq_staging_check(&work->staging, source, destination, is_folder, options->force, options->keep_partial, error);
+  if (status == MLXQ_OK) {
+    const char *single_name = is_folder ? NULL : mlxq_path_base(work->staging.destination);
+    status = mlxq_plan_layout(work->plan, shard_bytes, single_name, error);
+  }
+  if (status != MLXQ_OK || options->dry_run) return status;
+  status = run(work, error);
+  return status == MLXQ_OK ? mlxq_staging_publish(&work->staging, work->plan, error) : status;
+}
+
+static void release(conversion *work) {
+  mlxq_staging_close(&work->staging);
+  mlxq_text_free(&work->config_text);
+  free(work->stats);
+  mlxq_plan_free(work->plan);
+  mlxq_quant_config_free(work->result);
+  mlxq_selection_free(&work->selection);
+  mlxq_quant_config_free(work->existing);
+  mlxq_checkpoint_free(work->checkpoint);
+}
+
+mlxq_status mlxq_quantize_checkpoint(mlxq_report **report, const char *source, const char *destination,
+                                     const mlxq_quantize_options *options, mlxq_error *error) {
+  conversion work = {.options = &options->common, .staging = {.lock = -1}};
+  if (report) *report = NULL;
+  mlxq_status status = check_options(&work, options->version, error);
+  if (status == MLXQ_OK) status = open_source(&work, source, error);
+  if (status == MLXQ_OK) status = plan_quantize(&work, options, error);
+  if (status == MLXQ_OK) status = finish(&work, source, destination, error);
+  if (status == MLXQ_OK && report) status = make_report(report, &work, MLXQ_ACTION_QUANTIZE, error);
+  release(&work);
+  return status;
+}
+
+mlxq_status mlxq_dequantize_checkpoint(mlxq_report **report, const char *source, const char *destination,
+                                       const mlxq_dequantize_options *options, mlxq_error *error) {
+  conversion work = {.options = &options->common, .staging = {.lock = -1}};
+  if (report) *report = NULL;
+  mlxq_status status = check_options(&work, options->version, error);
+  if (status == MLXQ_OK) status = open_source(&work, source, error);
+  if (status == MLXQ_OK) status = plan_dequantize(&work, options, error);
+  if (status == MLXQ_OK) status = finish(&work, source, destination, error);
+  if (status == MLXQ_OK && report) status = make_report(report, &work, MLXQ_ACTION_DEQUANTIZE, error);
+  release(&work);
+  return status;
+}

@@ -1,0 +1,243 @@
+#include "run/publish.h"
+
+#include "base/error.h"
+#include "base/file.h"
+#include "safetensors/safetensors.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <fnmatch.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* ---- Checks ---------------------------------------------------------------------------------------------------- */
+
+static mlxq_status fail_at(mlxq_error *error, mlxq_status status, const char *file, const char *message) {
+  mlxq_fail(error, status, NULL, NULL, "%s", message);
+  return mlxq_error_at_file(error, status, file);
+}
+
+/* True where `path` is `folder` or lies inside it; both canonical. */
+static bool is_inside(const char *path, const char *folder) {
+  size_t length = strlen(folder);
+  if (strncmp(path, folder, length) != 0) return false;
+  return path[length] == '\0' || path[length] == '/' || (length > 0 && folder[length - 1] == '/');
+}
+
+/* --force replaces checkpoints and empty folders, not somebody's home. */
+static mlxq_status check_replaceable(const mlxq_staging *staging, const struct stat *existing, mlxq_error *error) {
+  if (!staging->force) return fail_at(error, MLXQ_EXISTS, staging->destination, "exists already (--force replaces it)");
+  if (staging->is_folder != S_ISDIR(existing->st_mode) || (!staging->is_folder && !S_ISREG(existing->st_mode))) {
+    return fail_at(error, MLXQ_EXISTS, staging->destination,
+                   staging->is_folder ? "exists and is not a folder" : "exists and is not a regular file");
+  }
+  if (!staging->is_folder) return MLXQ_OK;
+  DIR *folder = opendir(staging->destination);
+  if (!folder) return mlxq_fail_errno(error, errno, staging->destination, "cannot open");
+  bool empty = true, checkpoint = false;
+  const struct dirent *entry;
+  while ((entry = readdir(folder))) {
+    if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) continue;
+    empty = false;
+    checkpoint = checkpoint || fnmatch("*.safetensors", entry->d_name, 0) == 0;
+  }
+  closedir(folder);
+  if (empty || checkpoint) return MLXQ_OK;
+  return fail_at(error, MLXQ_EXISTS, staging->destination,
+                 "exists and holds no .safetensors file: not a checkpoint, so --force does not replace it");
+}
+
+static mlxq_status check_places(const mlxq_staging *staging, const char *source, mlxq_error *error) {
+  mlxq_status status = MLXQ_OK;
+  char *target = NULL;
+  char *real_source = realpath(source, NULL), *real_parent = realpath(staging->parent, NULL);
+  if (!real_source) {
+    status = mlxq_fail_errno(error, errno, source, "cannot resolve");
+  } else if (!real_parent) {
+    status = mlxq_fail_errno(error, errno, staging->parent, "cannot resolve");
+  } else if (!(target = mlxq_path_join(real_parent, mlxq_path_base(staging->destination)))) {
+    status = mlxq_fail_memory(error);
+  } else if (is_inside(target, real_source)) {
+    status = fail_at(error, MLXQ_USAGE, staging->destination, "is, or lies inside, the source");
+  } else if (is_inside(real_source, target)) {
+    status = fail_at(error, MLXQ_USAGE, staging->destination, "contains the source");
+  }
+  free(target);
+  free(real_parent);
+  free(real_source);
+  return status;
+}
+
+mlxq_status mlxq_staging_check(mlxq_staging *staging, const char *source, const char *destination, bool is_folder,
+                               bool force, bool keep_partial, mlxq_error *error) {
+  *staging = (mlxq_staging){.lock = -1, .is_folder = is_folder, .force = force, .keep_partial = keep_partial};
+  size_t length = strlen(destination);
+  while (length > 1 && destination[length - 1] == '/') length--;
+  staging->destination = mlxq_asprintf("%.*s", (int)length, destination);
+  if (!staging->destination) return mlxq_fail_memory(error);
+  const char *base = mlxq_path_base(staging->destination);
+  if (!*base || strcmp(base, ".") == 0 || strcmp(base, "..") == 0) {
+    return fail_at(error, MLXQ_USAGE, destination, "the destination needs a name of its own");
+  }
+  size_t parent_length = (size_t)(base - staging->destination);
+  staging->parent =
+      parent_length ? mlxq_asprintf("%.*s", (int)parent_length, staging->destination) : mlxq_asprintf(".");
+  if (!staging->parent) return mlxq_fail_memory(error);
+  char *hidden = mlxq_asprintf(".%s.mlxq-partial", base);
+  if (hidden) staging->folder = mlxq_path_join(parent_length ? staging->parent : "", hidden);
+  if (hidden && !parent_length) {
+    free(staging->folder);
+    staging->folder = mlxq_asprintf("%s", hidden);
+  }
+  free(hidden);
+  if (!staging->folder) return mlxq_fail_memory(error);
+  mlxq_status status = check_places(staging, source, error);
+  if (status != MLXQ_OK) return status;
+  struct stat existing;
+  if (lstat(staging->destination, &existing) == 0) return check_replaceable(staging, &existing, error);
+  return errno == ENOENT ? MLXQ_OK : mlxq_fail_errno(error, errno, staging->destination, "cannot stat");
+}
+
+/* ---- The working folder ---------------------------------------------------------------------------------------- */
+
+/* Removes what is in the folder, the folder itself stays. */
+static mlxq_status empty_folder(const char *path, mlxq_error *error) {
+  DIR *folder = opendir(path);
+  if (!folder) return mlxq_fail_errno(error, errno, path, "cannot open");
+  mlxq_status status = MLXQ_OK;
+  const struct dirent *entry;
+  while (status == MLXQ_OK && (entry = readdir(folder))) {
+    if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) continue;
+    char *inside = mlxq_path_join(path, entry->d_name);
+    status = inside ? mlxq_file_remove_tree(inside, error) : mlxq_fail_memory(error);
+    free(inside);
+  }
+  closedir(folder);
+  return status;
+}
+
+/* True where the locked descriptor is still what the path names: another process may have renamed it in between. */
+static bool still_there(int lock, const char *path) {
+  struct stat of_lock, of_path;
+  return fstat(lock, &of_lock) == 0 && lstat(path, &of_path) == 0 && of_lock.st_ino == of_path.st_ino &&
+         of_lock.st_dev == of_path.st_dev;
+}
+
+mlxq_status mlxq_staging_create(mlxq_staging *staging, mlxq_error *error) {
+  const char *path = staging->folder;
+  if (mkdir(path, 0777) != 0 && errno != EEXIST) return mlxq_fail_errno(error, errno, path, "cannot create");
+  int lock = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  if (lock < 0) return mlxq_fail_errno(error, errno, path, "cannot open");
+  if (flock(lock, LOCK_EX | LOCK_NB) != 0 || !still_there(lock, path)) {
+    close(lock);
+    return fail_at(error, MLXQ_BUSY, staging->destination, "another process is writing it");
+  }
+  staging->lock = lock;
+  return empty_folder(path, error);
+}
+
+static mlxq_status create_file(const mlxq_staging *staging, mlxq_plan *plan, uint32_t index, mlxq_error *error) {
+  const mlxq_plan_file *file = &plan->files[index];
+  char *header = NULL;
+  size_t header_bytes = 0;
+  uint64_t file_bytes = 0;
+  int fd = -1;
+  char *path = mlxq_path_join(staging->folder, file->name);
+  mlxq_status status = path ? MLXQ_OK : mlxq_fail_memory(error);
+  if (status == MLXQ_OK) {
+    status = mlxq_safetensors_layout(plan->outputs, index, plan->file_order + file->first, file->count, &header,
+                                     &header_bytes, &file_bytes, error);
+  }
+  if (status == MLXQ_OK) status = mlxq_file_create(&fd, path, error);
+  if (status == MLXQ_OK) status = mlxq_file_reserve(fd, file_bytes, path, error);
+  if (status == MLXQ_OK) status = mlxq_file_write_at(fd, header, header_bytes, 0, path, error);
+  if (fd >= 0 && close(fd) != 0 && status == MLXQ_OK) status = mlxq_fail_errno(error, errno, path, "cannot close");
+  free(header);
+  free(path);
+  return status;
+}
+
+mlxq_status mlxq_staging_create_files(const mlxq_staging *staging, mlxq_plan *plan, mlxq_error *error) {
+  for (size_t i = 0; i < plan->file_count; i++) {
+    mlxq_status status = create_file(staging, plan, (uint32_t)i, error);
+    if (status != MLXQ_OK) return status;
+  }
+  return MLXQ_OK;
+}
+
+/* ---- Publishing ------------------------------------------------------------------------------------------------ */
+
+static mlxq_status sync_files(const mlxq_staging *staging, const mlxq_plan *plan, mlxq_error *error) {
+  for (size_t i = 0; i < plan->file_count; i++) {
+    int fd = -1;
+    char *path = mlxq_path_join(staging->folder, plan->files[i].name);
+    mlxq_status status = path ? mlxq_file_open_write(&fd, path, error) : mlxq_fail_memory(error);
+    if (status == MLXQ_OK) status = mlxq_file_sync(fd, path, error);
+    if (fd >= 0) close(fd);
+    free(path);
+    if (status != MLXQ_OK) return status;
+  }
+  return mlxq_folder_sync(staging->folder, error);
+}
+
+/* Renames with the kernel's guarantee where the file system offers it; otherwise as near to it as POSIX goes. */
+static int rename_flagged(const char *from, const char *to, unsigned flags) {
+  if (renameat2(AT_FDCWD, from, AT_FDCWD, to, flags) == 0) return 0;
+  return errno;
+}
+
+/* Puts `from` where nothing is. */
+static int rename_to_new(const char *from, const char *to) {
+  struct stat existing;
+  int failed = rename_flagged(from, to, RENAME_NOREPLACE);
+  if (failed != EINVAL && failed != ENOSYS) return failed;
+  if (lstat(to, &existing) == 0) return EEXIST;
+  return rename(from, to) == 0 ? 0 : errno;
+}
+
+mlxq_status mlxq_staging_publish(mlxq_staging *staging, const mlxq_plan *plan, mlxq_error *error) {
+  const char *destination = staging->destination;
+  char *file = NULL;
+  const char *from = staging->folder;
+  mlxq_status status = sync_files(staging, plan, error);
+  if (status != MLXQ_OK) return status;
+  if (!staging->is_folder) {
+    from = file = mlxq_path_join(staging->folder, plan->files[0].name);
+    if (!file) return mlxq_fail_memory(error);
+  }
+  int failed = rename_to_new(from, destination);
+  bool exchanged = false;
+  if (failed == EEXIST && staging->force) {
+    failed = rename_flagged(from, destination, RENAME_EXCHANGE);
+    exchanged = failed == 0;
+    if (failed == EINVAL || failed == ENOSYS) {
+      /* No exchange here: a file is replaced by a plain rename; a folder has to make way first. */
+      if (staging->is_folder) status = mlxq_file_remove_tree(destination, error);
+      failed = status == MLXQ_OK && rename(from, destination) != 0 ? errno : 0;
+    }
+  }
+  if (status == MLXQ_OK && failed) status = mlxq_fail_errno(error, failed, destination, "cannot publish");
+  if (status == MLXQ_OK) status = mlxq_folder_sync(staging->parent, error);
+  if (status == MLXQ_OK) {
+    /* What is left under the working name: the old folder, or the now empty (or old file's) working folder. */
+    if (exchanged || !staging->is_folder) status = mlxq_file_remove_tree(staging->folder, error);
+    free(staging->folder);
+    staging->folder = NULL;
+  }
+  free(file);
+  return status;
+}
+
+void mlxq_staging_close(mlxq_staging *staging) {
+  if (staging->folder && staging->lock >= 0 && !staging->keep_partial) mlxq_file_remove_tree(staging->folder, NULL);
+  if (staging->lock >= 0) close(staging->lock);
+  free(staging->folder);
+  free(staging->parent);
+  free(staging->destination);
+  *staging = (mlxq_staging){.lock = -1};
+}

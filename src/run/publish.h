@@ -1,0 +1,33 @@
+/* A destination that appears whole or not at all: the work is done in one hidden sibling with a predictable name, which
+ * is locked against a second process, then synced and renamed. */
+#ifndef MLXQ_RUN_PUBLISH_H
+#define MLXQ_RUN_PUBLISH_H
+
+#include "plan/plan.h"
+
+typedef struct mlxq_staging {
+  char *destination;
+  char *parent; /* of the destination; "." where it names none */
+  char *folder; /* parent/.NAME.mlxq-partial */
+  int lock;     /* descriptor of `folder`, locked; -1 before */
+  bool is_folder, force, keep_partial;
+} mlxq_staging;
+
+/* Checks that the destination may be made: that its parent exists, that it is absent (or with `force` is a checkpoint
+ * that may be replaced), and that neither it nor the source lies inside the other. Changes nothing. */
+mlxq_status mlxq_staging_check(mlxq_staging *staging, const char *source, const char *destination, bool is_folder,
+                               bool force, bool keep_partial, mlxq_error *error);
+
+/* Makes the empty working folder, replacing what an interrupted run left. MLXQ_BUSY while another process has it. */
+mlxq_status mlxq_staging_create(mlxq_staging *staging, mlxq_error *error);
+
+/* Creates the plan's files at full size with their headers. */
+mlxq_status mlxq_staging_create_files(const mlxq_staging *staging, mlxq_plan *plan, mlxq_error *error);
+
+/* Syncs the plan's files and the folder, and renames the result to the destination. */
+mlxq_status mlxq_staging_publish(mlxq_staging *staging, const mlxq_plan *plan, mlxq_error *error);
+
+/* Removes the working folder, unless published or to be kept, and releases everything. */
+void mlxq_staging_close(mlxq_staging *staging);
+
+#endif

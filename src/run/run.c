@@ -1,0 +1,110 @@
+#include "run/run.h"
+
+#include "base/error.h"
+#include "run/worker.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+enum { MAX_THREADS = 1024 };
+
+typedef struct mlxq_run_state {
+  const mlxq_run_request *request;
+  size_t buffer_bytes;
+  uint64_t total_bytes;
+  _Atomic uint64_t next_tile;
+  _Atomic uint64_t
+      end_tile; /* tiles from here on need not be made: all of them at first, the lowest failed one later */
+  _Atomic uint64_t done_bytes;
+  pthread_mutex_t failure_lock; /* for what follows, and for lowering end_tile */
+  mlxq_status failure;
+  mlxq_error failure_error;
+  uint64_t failed_tile;
+} mlxq_run_state;
+
+/* Keeps the failure of the lowest tile. Every lower tile has been taken already, and is finished by its worker. */
+static void keep_failure(mlxq_run_state *state, uint64_t tile, mlxq_status status, const mlxq_error *error) {
+  pthread_mutex_lock(&state->failure_lock);
+  if (state->failure == MLXQ_OK || tile < state->failed_tile) {
+    state->failure = status;
+    state->failure_error = *error;
+    state->failed_tile = tile;
+    if (tile < atomic_load(&state->end_tile)) atomic_store(&state->end_tile, tile);
+  }
+  pthread_mutex_unlock(&state->failure_lock);
+}
+
+static void work(mlxq_run_state *state, bool on_calling_thread) {
+  const mlxq_run_request *request = state->request;
+  mlxq_worker worker;
+  mlxq_error error;
+  uint64_t tile = 0, written = 0;
+  mlxq_status status = mlxq_worker_open(&worker, request, state->buffer_bytes, &error);
+  if (status != MLXQ_OK) {
+    keep_failure(state, 0, status, &error);
+    return;
+  }
+  for (;;) {
+    tile = atomic_fetch_add(&state->next_tile, 1);
+    if (tile >= atomic_load(&state->end_tile)) break;
+    if (request->cancelled && request->cancelled(request->user)) {
+      status = mlxq_fail(&error, MLXQ_CANCELLED, NULL, NULL, "interrupted");
+    } else {
+      status = mlxq_worker_tile(&worker, tile, &written, &error);
+    }
+    if (status != MLXQ_OK) {
+      keep_failure(state, tile, status, &error);
+      continue;
+    }
+    uint64_t done = atomic_fetch_add(&state->done_bytes, written) + written;
+    if (on_calling_thread && request->progress) request->progress(request->user, done, state->total_bytes);
+  }
+  status = mlxq_worker_close(&worker, &error);
+  if (status != MLXQ_OK) keep_failure(state, UINT64_MAX - 1, status, &error);
+}
+
+static void *thread_main(void *state) {
+  work(state, false);
+  return NULL;
+}
+
+static unsigned worker_count(const mlxq_run_request *request) {
+  long online = request->threads ? (long)request->threads : sysconf(_SC_NPROCESSORS_ONLN);
+  uint64_t count = online > 0 ? (uint64_t)online : 1;
+  if (count > MAX_THREADS) count = MAX_THREADS;
+  if (count > request->plan->tile_count) count = request->plan->tile_count;
+  return count > 0 ? (unsigned)count : 1;
+}
+
+static uint64_t bytes_of(const mlxq_weights *tensors) {
+  uint64_t bytes = 0;
+  for (size_t i = 0; i < tensors->count; i++) bytes += tensors->entries[i].tensor.bytes;
+  return bytes;
+}
+
+mlxq_status mlxq_run(const mlxq_run_request *request, mlxq_error *error) {
+  mlxq_run_state state = {
+      .request = request,
+      .buffer_bytes = mlxq_worker_buffer_bytes(request->plan, request->stats != NULL),
+      .total_bytes = bytes_of(request->plan->outputs),
+      .end_tile = request->plan->tile_count,
+  };
+  unsigned count = worker_count(request), started = 0;
+  pthread_t *threads = mlxq_alloc(count, sizeof *threads);
+  if (!threads) return mlxq_fail_memory(error);
+  pthread_mutex_init(&state.failure_lock, NULL);
+  /* The calling thread is a worker too, so fewer threads than asked for only take longer. */
+  while (started + 1 < count && pthread_create(&threads[started], NULL, thread_main, &state) == 0) started++;
+  work(&state, true);
+  for (unsigned i = 0; i < started; i++) pthread_join(threads[i], NULL);
+  pthread_mutex_destroy(&state.failure_lock);
+  free(threads);
+  if (state.failure != MLXQ_OK) {
+    if (error) *error = state.failure_error;
+    return state.failure;
+  }
+  if (request->progress) request->progress(request->user, state.total_bytes, state.total_bytes);
+  return MLXQ_OK;
+}

@@ -1,0 +1,31 @@
+/* Running a plan: worker threads take tiles by number, read their slices, run the kernels, and write at final offsets.
+ * Any order gives the same bytes; of several errors the one of the lowest tile is reported, so messages do not depend
+ * on scheduling. */
+#ifndef MLXQ_RUN_RUN_H
+#define MLXQ_RUN_RUN_H
+
+#include "checkpoint/checkpoint.h"
+#include "kernels/kernels.h"
+#include "plan/plan.h"
+
+/* What a quantize tile lost: sums over its elements, for the relative RMS error. */
+typedef struct mlxq_tile_stats {
+  double squared_error, squared_weight;
+} mlxq_tile_stats;
+
+typedef struct mlxq_run_request {
+  const mlxq_plan *plan;
+  const mlxq_source_file *source_files; /* NULL: the source tensors have their data */
+  const char *sink_folder;              /* where the plan's files are; NULL: the outputs have their data */
+  unsigned threads;                     /* 0: one for each processor */
+  mlxq_isa isa;
+  mlxq_tile_stats *stats; /* NULL, or one for each of the plan's tiles */
+  void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes); /* on the calling thread */
+  bool (*cancelled)(void *user);
+  void *user;
+} mlxq_run_request;
+
+/* Makes all outputs. Blocks until every worker is done, whatever happens. */
+mlxq_status mlxq_run(const mlxq_run_request *request, mlxq_error *error);
+
+#endif

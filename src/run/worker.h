@@ -1,0 +1,33 @@
+/* One worker: its tile buffers, its open files, and what it does with a tile. */
+#ifndef MLXQ_RUN_WORKER_H
+#define MLXQ_RUN_WORKER_H
+
+#include "run/run.h"
+
+#define MLXQ_WORKER_FILES 4u
+
+/* A file that a worker keeps open; the slot for file i is i % MLXQ_WORKER_FILES. */
+typedef struct mlxq_open_file {
+  int fd; /* -1: none */
+  uint32_t file;
+} mlxq_open_file;
+
+typedef struct mlxq_worker {
+  const mlxq_run_request *request;
+  const mlxq_kernel_table *kernels;
+  unsigned char *buffer;
+  size_t buffer_bytes;
+  mlxq_open_file sources[MLXQ_WORKER_FILES], sinks[MLXQ_WORKER_FILES];
+} mlxq_worker;
+
+/* Bytes of buffer that any tile of the plan needs at most. */
+size_t mlxq_worker_buffer_bytes(const mlxq_plan *plan, bool stats);
+
+mlxq_status mlxq_worker_open(mlxq_worker *worker, const mlxq_run_request *request, size_t buffer_bytes,
+                             mlxq_error *error);
+mlxq_status mlxq_worker_close(mlxq_worker *worker, mlxq_error *error);
+
+/* Makes one tile; `*written` is the bytes of its outputs. */
+mlxq_status mlxq_worker_tile(mlxq_worker *worker, uint64_t tile, uint64_t *written, mlxq_error *error);
+
+#endif
