@@ -1,0 +1,80 @@
+/* mlxq: the table of commands. */
+#include "cli.h"
+
+#include <string.h>
+
+static const command COMMANDS[] = {
+    {"quantize", "SRC DST", "quantize a checkpoint to an MLX format", "mbgprokKtTzdfPaqjch",
+     "Defaults: affine 4 bits group 64, mxfp4 4/32, mxfp8 8/32, nvfp4 4/16.\n"
+     "A layer is skipped, or takes the last override that matches, or the recipe, or the default.\n"
+     "In a GLOB `*` crosses dots: 'model.layers.*.mlp.down_proj'.\n",
+     quantize, print_conversion},
+    {"dequantize", "SRC DST", "turn a quantized MLX checkpoint into a dense one", "mbgptTzdfPqjch",
+     "A folder's schemes are in its config.json; --mode, --bits and --group-size are for a single file.\n", dequantize,
+     print_conversion},
+    {"inspect", "SRC", "show what is in a checkpoint: tensors, schemes, bits per weight, size", "jh", "", inspect,
+     print_inspection},
+};
+enum { COMMAND_COUNT = sizeof COMMANDS / sizeof *COMMANDS };
+
+static void print_help(FILE *stream) {
+  fputs("mlxq: quantize, dequantize and inspect language-model checkpoints in MLX's formats\n\n", stream);
+  for (size_t i = 0; i < COMMAND_COUNT; i++) {
+    fprintf(stream, "  mlxq %-10s %-8s  %s\n", COMMANDS[i].name, COMMANDS[i].places, COMMANDS[i].summary);
+  }
+  fputs(
+      "\nSRC is a folder (config.json, *.safetensors) or one .safetensors file; DST is then a folder or a file, and "
+      "must\n"
+      "not exist. `mlxq COMMAND --help` lists a command's options; `mlxq --version` prints the version.\n",
+      stream);
+}
+
+static int fail_usage(int argc, char **argv, const char *key, const char *reason) {
+  mlxq_error error = {.status = MLXQ_USAGE};
+  snprintf(error.key, sizeof error.key, "%s", key);
+  snprintf(error.message, sizeof error.message, "%s (see mlxq --help)", reason);
+  return print_error(&error, wants_json(argc, argv));
+}
+
+/* A command from start to end: arguments, work, output. */
+static int run(const command *wanted, int argc, char **argv) {
+  arguments parsed;
+  mlxq_report *report = NULL;
+  mlxq_error error;
+  int exit_status = arguments_parse(&parsed, wanted, argc, argv);
+  if (exit_status != 0) goto cleanup;
+  if (parsed.help) {
+    print_command_help(stdout, wanted);
+    exit_status = finish_output(false);
+    goto cleanup;
+  }
+  watch_start(&parsed.quantize.common, parsed.quiet);
+  mlxq_status status = wanted->work(&report, &parsed, &error);
+  watch_stop();
+  if (status != MLXQ_OK) {
+    exit_status = print_error(&error, parsed.json);
+    goto cleanup;
+  }
+  wanted->print(&parsed, report);
+  exit_status = finish_output(parsed.json);
+cleanup:
+  mlxq_report_free(report);
+  arguments_free(&parsed);
+  return exit_status;
+}
+
+int main(int argc, char **argv) {
+  if (argc < 2) return fail_usage(argc, argv, "", "a command is needed");
+  if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
+    print_help(stdout);
+    return finish_output(false);
+  }
+  if (strcmp(argv[1], "--version") == 0) {
+    printf("mlxq %s\n", mlxq_version());
+    return finish_output(false);
+  }
+  for (size_t i = 0; i < COMMAND_COUNT; i++) {
+    if (strcmp(argv[1], COMMANDS[i].name) == 0) return run(&COMMANDS[i], argc - 1, argv + 1);
+  }
+  return fail_usage(argc, argv, argv[1], "unknown command");
+}
