@@ -32,7 +32,7 @@ const mlxq_scheme *scheme_of_tensor(const mlxq_report *report, const mlxq_tensor
   char *name = malloc(length + 1);
   if (!name) return NULL;
   memcpy(name, tensor->name, length - suffix);
-  strcpy(name + length - suffix, ".scales");
+  memcpy(name + length - suffix, ".scales", suffix + 1);
   if (mlxq_weights_find(report->tensors, name)) {
     name[length - suffix] = '\0';
     scheme = mlxq_quant_config_lookup(report->config, name);

@@ -90,8 +90,8 @@ static void reset(mlxq_error *error, mlxq_status status, const char *layer, cons
   copy_escaped(error->message, sizeof error->message, message);
 }
 
-mlxq_status mlxq_fail(mlxq_error *error, mlxq_status status, const char *layer, const char *key, const char *format,
-                      ...) {
+mlxq_status(mlxq_fail)(mlxq_error *error, mlxq_status status, const char *layer, const char *key, const char *format,
+                       ...) {
   if (!error) return status;
   char message[4 * MLXQ_ERROR_MESSAGE_BYTES];
   va_list arguments;
@@ -118,7 +118,7 @@ static mlxq_status status_of_errno(int os_errno) {
   }
 }
 
-mlxq_status mlxq_fail_errno(mlxq_error *error, int os_errno, const char *file, const char *what) {
+mlxq_status(mlxq_fail_errno)(mlxq_error *error, int os_errno, const char *file, const char *what) {
   mlxq_status status = status_of_errno(os_errno);
   if (!error) return status;
   char reason[128];
@@ -129,7 +129,7 @@ mlxq_status mlxq_fail_errno(mlxq_error *error, int os_errno, const char *file, c
   return mlxq_error_at_file(error, status, file);
 }
 
-mlxq_status mlxq_fail_memory(mlxq_error *error) {
+mlxq_status(mlxq_fail_memory)(mlxq_error *error) {
   return mlxq_fail(error, MLXQ_NO_MEMORY, NULL, NULL, "out of memory");
 }
 

@@ -20,4 +20,11 @@ mlxq_status mlxq_fail_memory(mlxq_error *error);
 mlxq_status mlxq_error_at_file(mlxq_error *error, mlxq_status status, const char *file);
 mlxq_status mlxq_error_at_layer(mlxq_error *error, mlxq_status status, const char *layer);
 
+#ifdef __clang_analyzer__
+/* The analyzer sees one file at a time, and would take what these return for MLXQ_OK. */
+#define mlxq_fail(error, status, ...) ((mlxq_fail)(error, status, __VA_ARGS__), (status))
+#define mlxq_fail_errno(...)          ((mlxq_fail_errno)(__VA_ARGS__), MLXQ_IO)
+#define mlxq_fail_memory(error)       ((mlxq_fail_memory)(error), MLXQ_NO_MEMORY)
+#endif
+
 #endif

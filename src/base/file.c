@@ -142,7 +142,7 @@ mlxq_status mlxq_folder_sync(const char *path, mlxq_error *error) {
 
 mlxq_status mlxq_file_read_text(char **text, size_t *length, const char *path, size_t max_bytes, mlxq_error *error) {
   int fd = -1;
-  mlxq_file_identity identity;
+  mlxq_file_identity identity = {0};
   mlxq_status result = mlxq_file_open(&fd, &identity, path, error);
   if (result != MLXQ_OK) return result;
   char *buffer = NULL;
@@ -181,7 +181,7 @@ mlxq_status mlxq_file_write_text(const char *path, const char *text, size_t leng
 
 mlxq_status mlxq_file_copy(const char *to, const char *from, mlxq_error *error) {
   enum { PIECE_BYTES = 1 << 20 };
-  mlxq_file_identity identity;
+  mlxq_file_identity identity = {0};
   int source = -1, target = -1;
   char *piece = mlxq_alloc(PIECE_BYTES, 1);
   mlxq_status result = piece ? mlxq_file_open(&source, &identity, from, error) : mlxq_fail_memory(error);
@@ -194,7 +194,8 @@ mlxq_status mlxq_file_copy(const char *to, const char *from, mlxq_error *error) 
     at += bytes;
   }
   if (result == MLXQ_OK) result = mlxq_file_sync(target, to, error);
-  if (target >= 0 && close(target) != 0 && result == MLXQ_OK) result = mlxq_fail_errno(error, errno, to, "cannot close");
+  if (target >= 0 && close(target) != 0 && result == MLXQ_OK)
+    result = mlxq_fail_errno(error, errno, to, "cannot close");
   mlxq_file_close(source);
   free(piece);
   return result;

@@ -26,8 +26,8 @@ typedef struct mlxq_checkpoint {
   size_t config_length;
 } mlxq_checkpoint;
 
-/* Opens a folder or a single file; see CLI.md, `SRC`. The caller releases `*checkpoint`. */
-mlxq_status mlxq_checkpoint_open(mlxq_checkpoint **checkpoint, const char *path, mlxq_error *error);
+/* Opens a folder or a single file; see CLI.md, `SRC`. The caller releases `*result`. */
+mlxq_status mlxq_checkpoint_open(mlxq_checkpoint **result, const char *path, mlxq_error *error);
 void mlxq_checkpoint_free(mlxq_checkpoint *checkpoint);
 
 /* MLXQ_CHANGED, naming the file, unless every .safetensors file is still what it was when opened. */

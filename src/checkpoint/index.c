@@ -84,10 +84,10 @@ static int compare_entries(const void *a, const void *b) {
 mlxq_status mlxq_index_write(mlxq_text *text, const mlxq_weights *tensors,
                              const char *(*file_name)(const void *user, size_t index), const void *user,
                              uint64_t total_bytes, uint64_t parameters, mlxq_error *error) {
-  const mlxq_tensor_entry **sorted = mlxq_alloc(tensors->count, sizeof(mlxq_tensor_entry *));
+  const mlxq_tensor_entry **sorted = mlxq_alloc(tensors->count, sizeof(void *));
   if (!sorted) return mlxq_fail_memory(error);
   for (size_t i = 0; i < tensors->count; i++) sorted[i] = &tensors->entries[i];
-  qsort(sorted, tensors->count, sizeof *sorted, compare_entries);
+  qsort(sorted, tensors->count, sizeof(void *), compare_entries);
   mlxq_text_printf(text,
                    "{\n    \"metadata\": {\n        \"total_size\": %llu,\n        \"total_parameters\": %llu\n    },\n"
                    "    \"weight_map\": {",

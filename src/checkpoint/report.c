@@ -24,15 +24,17 @@ mlxq_status mlxq_report_new(mlxq_report **result, mlxq_weights *tensors, mlxq_qu
   report->config = config;
   report->files = mlxq_calloc(file_count, sizeof *report->files);
   report->tensor_files = mlxq_alloc(tensors->count, sizeof *report->tensor_files);
-  bool complete = report->files && report->tensor_files;
-  for (size_t i = 0; complete && i < file_count; i++) {
-    report->files[i] = mlxq_asprintf("%s", file_name(user, i));
-    report->file_count = i + 1;
-    complete = report->files[i] != NULL;
-  }
-  if (!complete) {
+  if (!report->files || !report->tensor_files) {
     mlxq_report_free(report);
     return mlxq_fail_memory(error);
+  }
+  for (; report->file_count < file_count; report->file_count++) {
+    char *name = mlxq_asprintf("%s", file_name(user, report->file_count));
+    if (!name) {
+      mlxq_report_free(report);
+      return mlxq_fail_memory(error);
+    }
+    report->files[report->file_count] = name;
   }
   for (size_t i = 0; i < tensors->count; i++) report->tensor_files[i] = tensors->entries[i].file;
   report->total_bytes = mlxq_total_bytes(tensors);
@@ -44,7 +46,7 @@ mlxq_status mlxq_report_new(mlxq_report **result, mlxq_weights *tensors, mlxq_qu
 
 void mlxq_report_free(mlxq_report *report) {
   if (!report) return;
-  for (size_t i = 0; i < report->file_count; i++) free(report->files[i]);
+  for (size_t i = 0; report->files && i < report->file_count; i++) free(report->files[i]);
   for (size_t i = 0; i < report->kind_count; i++) free(report->kinds[i].kind);
   free(report->files);
   free(report->tensor_files);

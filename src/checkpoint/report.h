@@ -8,7 +8,7 @@
 
 /* Makes a report of `tensors` in `file_count` files whose names `file_name(user, i)` gives. Takes over `tensors` and
  * `config` (may be NULL), also on failure. */
-mlxq_status mlxq_report_new(mlxq_report **report, mlxq_weights *tensors, mlxq_quant_config *config, size_t file_count,
+mlxq_status mlxq_report_new(mlxq_report **result, mlxq_weights *tensors, mlxq_quant_config *config, size_t file_count,
                             const char *(*file_name)(const void *user, size_t index), const void *user,
                             mlxq_error *error);
 

@@ -71,7 +71,7 @@ static mlxq_status add_dequantize_job(mlxq_plan *plan, const mlxq_plan_request *
   if (status != MLXQ_OK) return mlxq_error_at_layer(error, status, layer->path);
   mlxq_job job = {
       .action = MLXQ_ACTION_DEQUANTIZE,
-      .input_count = affine ? 3 : 2,
+      .input_count = layer->biases ? 3 : 2,
       .output_count = 1,
       .outputs = {mlxq_plan_operand(output, group, dtype, dtype)},
       .scheme = *scheme,

@@ -95,7 +95,7 @@ typedef mlxq_status (*mlxq_plan_layer_fn)(mlxq_plan *plan, const mlxq_plan_reque
 
 /* Makes a plan by going through the source in order: `plan_layer` for every `.weight`, a copy for everything else; the
  * scales and biases of a triple are passed over where `consume_triples`. */
-mlxq_status mlxq_plan_walk(mlxq_plan **plan, const mlxq_plan_request *request, mlxq_plan_layer_fn plan_layer,
+mlxq_status mlxq_plan_walk(mlxq_plan **result, const mlxq_plan_request *request, mlxq_plan_layer_fn plan_layer,
                            bool consume_triples, mlxq_error *error);
 
 /* Plans the copy of a tensor (with the request's cast and what MLX can load in mind). */

@@ -194,29 +194,25 @@ static mlxq_status fail_non_finite(const mlxq_worker *worker, const mlxq_tile *t
   return mlxq_error_at_file(error, MLXQ_NON_FINITE, file);
 }
 
-static float element(const void *data, mlxq_dtype dtype, size_t index, const mlxq_kernel_table *kernels) {
-  float value;
-  const unsigned char *bytes = (const unsigned char *)data + index * mlxq_dtype_bits(dtype) / 8;
-  if (dtype == MLXQ_F32) {
-    memcpy(&value, bytes, sizeof value);
-  } else {
-    kernels->cast(dtype, MLXQ_F32, bytes, &value, 1);
-  }
-  return value;
-}
-
 /* Dequantizes what a quantize tile has made and adds up what was lost. */
 static void measure(const mlxq_worker *worker, mlxq_tile *tile, const mlxq_kernel_args *args, const void *dense,
                     void *const *outputs, mlxq_tile_stats *stats) {
-  void *back = take_buffer(tile, dense_bytes(tile->job, tile->units));
-  size_t elems = args->groups * args->group_size;
-  worker->kernels->dequantize[mlxq_format_of(&tile->job->scheme)](args, outputs[0], outputs[1], outputs[2], back);
+  enum { PIECE = 512 };
+  float weights[PIECE], restored[PIECE];
+  const mlxq_kernel_table *kernels = worker->kernels;
+  unsigned char *back = take_buffer(tile, dense_bytes(tile->job, tile->units));
+  size_t elems = args->groups * args->group_size, elem_bytes = mlxq_dtype_bits(args->dtype) / 8;
+  kernels->dequantize[mlxq_format_of(&tile->job->scheme)](args, outputs[0], outputs[1], outputs[2], back);
   *stats = (mlxq_tile_stats){0};
-  for (size_t i = 0; i < elems; i++) {
-    double weight = element(dense, args->dtype, i, worker->kernels);
-    double lost = weight - element(back, args->dtype, i, worker->kernels);
-    stats->squared_error += lost * lost;
-    stats->squared_weight += weight * weight;
+  for (size_t at = 0; at < elems; at += PIECE) {
+    size_t count = elems - at < PIECE ? elems - at : PIECE;
+    kernels->cast(args->dtype, MLXQ_F32, (const unsigned char *)dense + at * elem_bytes, weights, count);
+    kernels->cast(args->dtype, MLXQ_F32, back + at * elem_bytes, restored, count);
+    for (size_t i = 0; i < count; i++) {
+      double weight = weights[i], lost = weight - restored[i];
+      stats->squared_error += lost * lost;
+      stats->squared_weight += weight * weight;
+    }
   }
 }
 
@@ -224,10 +220,6 @@ static mlxq_status run_kernels(mlxq_worker *worker, mlxq_tile *tile, uint64_t nu
                                void *const *outputs, mlxq_error *error) {
   const mlxq_job *job = tile->job;
   const mlxq_plan *plan = worker->request->plan;
-  if (job->action == MLXQ_ACTION_COPY) {
-    if (outputs[0] != inputs[0]) memcpy(outputs[0], inputs[0], tile->units * job->outputs[0].unit_bytes);
-    return MLXQ_OK;
-  }
   mlxq_kernel_args args = {.profile = plan->profile,
                            .dtype = job->dtype,
                            .group_size = (size_t)job->scheme.group_size,
@@ -243,28 +235,43 @@ static mlxq_status run_kernels(mlxq_worker *worker, mlxq_tile *tile, uint64_t nu
   return MLXQ_OK;
 }
 
-mlxq_status mlxq_worker_tile(mlxq_worker *worker, uint64_t number, uint64_t *written, mlxq_error *error) {
+/* A copy needs no second buffer where its output is in a file. */
+static mlxq_status run_copy(mlxq_worker *worker, mlxq_tile *tile, uint64_t *written, mlxq_error *error) {
+  const mlxq_operand *output = &tile->job->outputs[0];
+  const void *data = NULL;
+  mlxq_status status = load_input(worker, tile, &tile->job->inputs[0], &data, error);
+  if (status != MLXQ_OK) return status;
+  *written = tile->units * output->unit_bytes;
+  if (worker->request->sink_folder) return store_output(worker, tile, output, data, error);
+  memcpy(place_output(worker, tile, output), data, (size_t)*written);
+  return MLXQ_OK;
+}
+
+static mlxq_status run_tile(mlxq_worker *worker, mlxq_tile *tile, uint64_t number, uint64_t *written,
+                            mlxq_error *error) {
+  const mlxq_job *job = tile->job;
   const void *inputs[MLXQ_MAX_OPERANDS] = {NULL};
   void *outputs[MLXQ_MAX_OPERANDS] = {NULL};
+  mlxq_status status = MLXQ_OK;
+  for (uint32_t i = 0; status == MLXQ_OK && i < job->input_count; i++) {
+    status = load_input(worker, tile, &job->inputs[i], &inputs[i], error);
+  }
+  for (uint32_t i = 0; i < job->output_count; i++) outputs[i] = place_output(worker, tile, &job->outputs[i]);
+  if (status == MLXQ_OK) status = run_kernels(worker, tile, number, inputs, outputs, error);
+  for (uint32_t i = 0; status == MLXQ_OK && i < job->output_count; i++) {
+    status = store_output(worker, tile, &job->outputs[i], outputs[i], error);
+    *written += tile->units * job->outputs[i].unit_bytes;
+  }
+  return status;
+}
+
+mlxq_status mlxq_worker_tile(mlxq_worker *worker, uint64_t number, uint64_t *written, mlxq_error *error) {
   const mlxq_job *job = find_job(worker->request->plan, number);
   mlxq_tile tile = {
       .job = job, .first_unit = (number - job->first_tile) * job->units_per_tile, .free_bytes = worker->buffer};
   uint64_t left = job->units - tile.first_unit;
   tile.units = (size_t)(left < job->units_per_tile ? left : job->units_per_tile);
-  for (uint32_t i = 0; i < job->input_count; i++) {
-    mlxq_status status = load_input(worker, &tile, &job->inputs[i], &inputs[i], error);
-    if (status != MLXQ_OK) return status;
-  }
-  /* A copy from or to a file needs no second buffer. */
-  bool in_place = job->action == MLXQ_ACTION_COPY && worker->request->sink_folder;
-  for (uint32_t i = 0; i < job->output_count; i++) {
-    outputs[i] = in_place ? (void *)(uintptr_t)inputs[i] : place_output(worker, &tile, &job->outputs[i]);
-  }
-  mlxq_status status = run_kernels(worker, &tile, number, inputs, outputs, error);
   *written = 0;
-  for (uint32_t i = 0; status == MLXQ_OK && i < job->output_count; i++) {
-    status = store_output(worker, &tile, &job->outputs[i], outputs[i], error);
-    *written += tile.units * job->outputs[i].unit_bytes;
-  }
-  return status;
+  if (job->action == MLXQ_ACTION_COPY) return run_copy(worker, &tile, written, error);
+  return run_tile(worker, &tile, number, written, error);
 }

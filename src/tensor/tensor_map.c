@@ -144,15 +144,15 @@ static void forget_last(mlxq_weights *weights) {
 
 mlxq_status mlxq_weights_add_borrowed(mlxq_weights *weights, const char *name, mlxq_dtype dtype, uint32_t rank,
                                       const uint64_t *shape, const void *data, mlxq_error *error) {
-  mlxq_tensor_entry *entry;
+  mlxq_tensor_entry *entry = NULL;
   mlxq_status status = mlxq_weights_describe(weights, name, strlen(name), dtype, rank, shape, 0, 0, &entry, error);
-  if (status == MLXQ_OK) entry->tensor.data = data;
+  if (status == MLXQ_OK && entry) entry->tensor.data = data;
   return status;
 }
 
 mlxq_status mlxq_weights_add_copy(mlxq_weights *weights, const char *name, mlxq_dtype dtype, uint32_t rank,
                                   const uint64_t *shape, const void *data, mlxq_error *error) {
-  void *copy;
+  void *copy = NULL;
   mlxq_status status = mlxq_weights_add_borrowed(weights, name, dtype, rank, shape, NULL, error);
   if (status != MLXQ_OK) return status;
   status = mlxq_weights_allocate(weights, weights->count - 1, &copy, error);

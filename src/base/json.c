@@ -1,0 +1,406 @@
+/* The parser is ours, the document is json-c's. json-c's own parser takes what Python refuses ('x', 1., raw control
+ * characters), saturates integers beyond 64 bits and ends keys at U+0000, differently from release to release; a check
+ * ahead of it would be this same grammar, and positions in errors would still be json-c's. */
+#include "base/json.h"
+
+#include "base/error.h"
+#include "base/memory.h"
+
+#include <errno.h>
+#include <float.h>
+#include <inttypes.h>
+#include <json-c/json_object_iterator.h>
+#include <json-c/json_tokener.h>
+#include <json-c/linkhash.h>
+#include <limits.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct parser {
+  const char *text;
+  size_t bytes, at;
+  unsigned depth; /* containers around `at` */
+  mlxq_error *error;
+} parser;
+
+/* Says what is wrong at a place. Lines and columns count from 1, columns in characters, as Python's do. */
+static mlxq_status broken(const parser *p, size_t at, const char *reason) {
+  size_t line = 1, column = 1;
+  for (size_t i = 0; i < at; i++) {
+    if (p->text[i] == '\n') {
+      line++;
+      column = 1;
+    } else if (((unsigned char)p->text[i] & 0xC0) != 0x80) {
+      column++;
+    }
+  }
+  return mlxq_fail(p->error, MLXQ_PARSE, NULL, NULL, "line %zu, column %zu: %s", line, column, reason);
+}
+
+/* The byte at `at`, or NUL at the end: no token has a NUL in it. */
+static char peek(const parser *p) {
+  return p->at < p->bytes ? p->text[p->at] : '\0';
+}
+
+static void skip_space(parser *p) {
+  while (peek(p) == ' ' || peek(p) == '\t' || peek(p) == '\n' || peek(p) == '\r') p->at++;
+}
+
+static bool skip_char(parser *p, char c) {
+  if (peek(p) != c) return false;
+  p->at++;
+  return true;
+}
+
+static bool skip_word(parser *p, const char *word) {
+  size_t length = strlen(word);
+  if (p->bytes - p->at < length || memcmp(p->text + p->at, word, length) != 0) return false;
+  p->at += length;
+  return true;
+}
+
+/* The four digits of a \uXXXX. */
+static bool read_hex4(parser *p, uint32_t *unit) {
+  *unit = 0;
+  for (int i = 0; i < 4; i++, p->at++) {
+    char c = peek(p);
+    unsigned digit;
+    if (c >= '0' && c <= '9') {
+      digit = (unsigned)(c - '0');
+    } else if ((c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F')) {
+      digit = (unsigned)((c & 7) + 9);
+    } else {
+      return false;
+    }
+    *unit = *unit << 4 | digit;
+  }
+  return true;
+}
+
+static void append_utf8(mlxq_text *text, uint32_t character) {
+  static const unsigned char LEADS[] = {0, 0, 0xC0, 0xE0, 0xF0};
+  char utf8[4];
+  size_t length = character < 0x80 ? 1 : character < 0x800 ? 2 : character < 0x10000 ? 3 : 4;
+  for (size_t i = length - 1; i > 0; i--, character >>= 6) utf8[i] = (char)(0x80 | (character & 0x3F));
+  utf8[0] = (char)(LEADS[length] | character);
+  mlxq_text_append(text, utf8, length);
+}
+
+/* An escape, `at` on its backslash. */
+static mlxq_status read_escape(parser *p, mlxq_text *string) {
+  static const char LETTERS[] = "\"\\/bfnrt", MEANINGS[] = "\"\\/\b\f\n\r\t";
+  size_t start = p->at++;
+  const char *letter = peek(p) ? strchr(LETTERS, peek(p)) : NULL;
+  if (letter) {
+    p->at++;
+    mlxq_text_append(string, &MEANINGS[letter - LETTERS], 1);
+    return MLXQ_OK;
+  }
+  uint32_t unit, low;
+  if (!skip_char(p, 'u') || !read_hex4(p, &unit)) return broken(p, start, "invalid escape in a string");
+  if (unit >= 0xD800 && unit <= 0xDFFF) {
+    /* Python keeps half a pair; UTF-8 has no form for it, and to drop it would change the document in silence. */
+    if (unit > 0xDBFF || !skip_word(p, "\\u") || !read_hex4(p, &low) || low < 0xDC00 || low > 0xDFFF) {
+      return broken(p, start, "half a surrogate pair in a string");
+    }
+    unit = 0x10000 + ((unit - 0xD800) << 10) + (low - 0xDC00);
+  }
+  append_utf8(string, unit);
+  return MLXQ_OK;
+}
+
+/* A string, `at` on its opening quote, into `string` (empty before) without quotes and escapes. */
+static mlxq_status read_string(parser *p, mlxq_text *string) {
+  size_t start = p->at++;
+  while (!skip_char(p, '"')) {
+    uint32_t character;
+    if (p->at == p->bytes) return broken(p, start, "string without an end");
+    if (peek(p) == '\\') {
+      mlxq_status status = read_escape(p, string);
+      if (status != MLXQ_OK) return status;
+      continue;
+    }
+    size_t length = mlxq_utf8_decode(&character, p->text + p->at, p->bytes - p->at);
+    if (length == 0) return broken(p, p->at, "invalid UTF-8");
+    if (character < 0x20) return broken(p, p->at, "control character in a string");
+    mlxq_text_append(string, p->text + p->at, length);
+    p->at += length;
+  }
+  return string->failed ? mlxq_fail_memory(p->error) : MLXQ_OK;
+}
+
+static bool skip_digits(parser *p) {
+  size_t start = p->at;
+  while (peek(p) >= '0' && peek(p) <= '9') p->at++;
+  return p->at > start;
+}
+
+/* Moves over a number. Like Python, stops at what cannot continue it: 01 is a 0 and then a fault, 1. is a 1. */
+static bool skip_number(parser *p, bool *is_integer) {
+  skip_char(p, '-');
+  if (!skip_char(p, '0') && !skip_digits(p)) return false;
+  size_t whole = p->at, end = whole;
+  if (skip_char(p, '.') && skip_digits(p)) end = p->at;
+  p->at = end;
+  if (skip_char(p, 'e') || skip_char(p, 'E')) {
+    if (!skip_char(p, '+')) skip_char(p, '-');
+    if (skip_digits(p)) end = p->at;
+  }
+  p->at = end;
+  *is_integer = end == whole;
+  return true;
+}
+
+static struct json_object *new_integer(const char *digits) {
+  errno = 0;
+  long long value = strtoll(digits, NULL, 10);
+  if (errno == 0) return json_object_new_int64(value);
+  errno = 0;
+  unsigned long long large = strtoull(digits, NULL, 10);
+  if (errno == 0 && digits[0] != '-') return json_object_new_uint64(large);
+  /* A double that carries its text. Finite, however many digits: the writer tags what is not. */
+  double nearest = strtod(digits, NULL);
+  return json_object_new_double_s(fmax(-DBL_MAX, fmin(nearest, DBL_MAX)), digits);
+}
+
+static mlxq_status read_number(parser *p, struct json_object **value) {
+  size_t start = p->at;
+  bool is_integer;
+  if (!skip_number(p, &is_integer)) return broken(p, start, "a value is expected");
+  mlxq_text number = {0};
+  mlxq_text_append(&number, p->text + start, p->at - start);
+  /* json-c reads a decimal point whatever the locale, and keeps the text. */
+  if (!number.failed) *value = is_integer ? new_integer(number.data) : json_tokener_parse(number.data);
+  mlxq_text_free(&number);
+  return *value ? MLXQ_OK : mlxq_fail_memory(p->error);
+}
+
+static mlxq_status read_value(parser *p, struct json_object **value);
+
+/* The key of a member and its colon. `key` is empty before. */
+static mlxq_status read_key(parser *p, mlxq_text *key) {
+  size_t start = p->at;
+  if (peek(p) != '"') return broken(p, start, "a key in double quotes is expected");
+  mlxq_status status = read_string(p, key);
+  if (status != MLXQ_OK) return status;
+  if (key->length > 0 && strlen(key->data) != key->length) return broken(p, start, "U+0000 in a key");
+  skip_space(p);
+  return skip_char(p, ':') ? MLXQ_OK : broken(p, p->at, "':' is expected");
+}
+
+static mlxq_status read_container(parser *p, struct json_object **value) {
+  if (p->depth == MLXQ_JSON_MAX_DEPTH) return broken(p, p->at, "nested too deeply");
+  bool is_object = peek(p) == '{';
+  char close = is_object ? '}' : ']';
+  struct json_object *container = is_object ? json_object_new_object() : json_object_new_array();
+  if (!container) return mlxq_fail_memory(p->error);
+  mlxq_status status = MLXQ_OK;
+  mlxq_text key = {0};
+  p->depth++;
+  p->at++;
+  skip_space(p);
+  if (skip_char(p, close)) goto cleanup;
+  do {
+    struct json_object *member;
+    skip_space(p);
+    if (is_object) {
+      mlxq_text_free(&key);
+      status = read_key(p, &key);
+      if (status != MLXQ_OK) goto cleanup;
+    }
+    skip_space(p);
+    status = read_value(p, &member);
+    if (status != MLXQ_OK) goto cleanup;
+    int added = is_object ? json_object_object_add(container, key.length > 0 ? key.data : "", member)
+                          : json_object_array_add(container, member);
+    if (added != 0) {
+      json_object_put(member);
+      status = mlxq_fail_memory(p->error);
+      goto cleanup;
+    }
+    skip_space(p);
+  } while (skip_char(p, ','));
+  if (!skip_char(p, close)) status = broken(p, p->at, is_object ? "',' or '}' is expected" : "',' or ']' is expected");
+
+cleanup:
+  p->depth--;
+  mlxq_text_free(&key);
+  if (status == MLXQ_OK) {
+    *value = container;
+  } else {
+    json_object_put(container);
+  }
+  return status;
+}
+
+/* `*value` is NULL on failure, and for null. */
+static mlxq_status read_value(parser *p, struct json_object **value) {
+  *value = NULL;
+  if (peek(p) == '{' || peek(p) == '[') return read_container(p, value);
+  if (skip_word(p, "null")) return MLXQ_OK;
+  if (peek(p) == '"') {
+    mlxq_text string = {0};
+    mlxq_status status = read_string(p, &string);
+    if (status == MLXQ_OK) *value = json_object_new_string_len(string.data ? string.data : "", (int)string.length);
+    mlxq_text_free(&string);
+    if (status != MLXQ_OK) return status;
+  } else if (skip_word(p, "true")) {
+    *value = json_object_new_boolean(1);
+  } else if (skip_word(p, "false")) {
+    *value = json_object_new_boolean(0);
+  } else if (skip_word(p, "NaN")) {
+    *value = json_object_new_double((double)NAN);
+  } else if (skip_word(p, "Infinity")) {
+    *value = json_object_new_double((double)INFINITY);
+  } else if (skip_word(p, "-Infinity")) {
+    *value = json_object_new_double((double)-INFINITY);
+  } else {
+    return read_number(p, value);
+  }
+  return *value ? MLXQ_OK : mlxq_fail_memory(p->error);
+}
+
+mlxq_status mlxq_json_parse(struct json_object **document, const char *text, size_t bytes, mlxq_error *error) {
+  *document = NULL;
+  /* json-c counts the bytes of a string in an int. */
+  if (bytes > INT_MAX) return mlxq_fail(error, MLXQ_PARSE, NULL, NULL, "the document has more than %d bytes", INT_MAX);
+  parser p = {.text = text, .bytes = bytes, .error = error};
+  struct json_object *value;
+  skip_space(&p);
+  mlxq_status status = read_value(&p, &value);
+  if (status == MLXQ_OK) {
+    skip_space(&p);
+    if (p.at < bytes) status = broken(&p, p.at, "text after the document");
+  }
+  if (status == MLXQ_OK) {
+    *document = value;
+  } else {
+    json_object_put(value);
+  }
+  return status;
+}
+
+/* A new line with its indentation, or what stands in its place on a single line. */
+static void break_line(mlxq_text *text, int indent, int level, const char *otherwise) {
+  if (indent == 0) {
+    mlxq_text_puts(text, otherwise);
+  } else {
+    mlxq_text_printf(text, "\n%*s", indent * level, "");
+  }
+}
+
+static void write_double(mlxq_text *text, struct json_object *value, int indent, int level) {
+  double number = json_object_get_double(value);
+  if (isfinite(number)) {
+    const char *digits = json_object_to_json_string(value);
+    if (digits) mlxq_text_puts(text, digits);
+    text->failed = text->failed || !digits;
+    return;
+  }
+  mlxq_text_puts(text, "{");
+  break_line(text, indent, level + 1, "");
+  mlxq_text_printf(text, "\"__float__\": \"%s\"", isnan(number) ? "NaN" : number > 0 ? "Infinity" : "-Infinity");
+  break_line(text, indent, level, "");
+  mlxq_text_puts(text, "}");
+}
+
+static void write_value(mlxq_text *text, struct json_object *value, int indent, int level) {
+  size_t count = 0;
+  switch (json_object_get_type(value)) {
+    case json_type_null:
+      mlxq_text_puts(text, "null");
+      break;
+    case json_type_double:
+      write_double(text, value, indent, level);
+      break;
+    case json_type_string:
+      mlxq_text_json_string(text, json_object_get_string(value), (size_t)json_object_get_string_len(value));
+      break;
+    case json_type_array:
+      mlxq_text_puts(text, "[");
+      for (; count < json_object_array_length(value); count++) {
+        if (count > 0) mlxq_text_puts(text, ",");
+        break_line(text, indent, level + 1, count > 0 ? " " : "");
+        write_value(text, json_object_array_get_idx(value, count), indent, level + 1);
+      }
+      if (count > 0) break_line(text, indent, level, "");
+      mlxq_text_puts(text, "]");
+      break;
+    case json_type_object: {
+      struct json_object_iter member;
+      mlxq_text_puts(text, "{");
+      json_object_object_foreachC(value, member) {
+        if (count > 0) mlxq_text_puts(text, ",");
+        break_line(text, indent, level + 1, count > 0 ? " " : "");
+        mlxq_text_json_string(text, member.key, strlen(member.key));
+        mlxq_text_puts(text, ": ");
+        write_value(text, member.val, indent, level + 1);
+        count++;
+      }
+      if (count > 0) break_line(text, indent, level, "");
+      mlxq_text_puts(text, "}");
+      break;
+    }
+    case json_type_boolean:
+      mlxq_text_puts(text, json_object_get_boolean(value) ? "true" : "false");
+      break;
+    case json_type_int: {
+      /* json-c saturates what does not fit the type asked for. */
+      int64_t number = json_object_get_int64(value);
+      if (number < INT64_MAX) {
+        mlxq_text_printf(text, "%" PRId64, number);
+      } else {
+        mlxq_text_printf(text, "%" PRIu64, json_object_get_uint64(value));
+      }
+      break;
+    }
+  }
+}
+
+void mlxq_json_write(mlxq_text *text, struct json_object *document, int indent) {
+  write_value(text, document, indent, 0);
+}
+
+static int compare_keys(const void *a, const void *b) {
+  return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+bool mlxq_json_sort_keys(struct json_object *object) {
+  size_t count = (size_t)json_object_object_length(object), copied = 0;
+  struct json_object_iter member;
+  mlxq_arena arena = {0};
+  bool sorted = false;
+  char **keys = mlxq_alloc(count, sizeof *keys);
+  if (!keys) goto cleanup;
+  json_object_object_foreachC(object, member) {
+    keys[copied] = mlxq_arena_text(&arena, member.key, strlen(member.key));
+    if (!keys[copied++]) goto cleanup;
+  }
+  /* The order of UTF-8 bytes is that of code points. */
+  qsort(keys, count, sizeof *keys, compare_keys);
+  for (size_t i = 0; i < count; i++) {
+    /* Taken out and added again, a member is the last. */
+    struct json_object *value = json_object_get(json_object_object_get(object, keys[i]));
+    json_object_object_del(object, keys[i]);
+    if (json_object_object_add_ex(object, keys[i], value, JSON_C_OBJECT_ADD_KEY_IS_NEW) != 0) {
+      json_object_put(value);
+      goto cleanup;
+    }
+  }
+  sorted = true;
+
+cleanup:
+  free(keys);
+  mlxq_arena_free(&arena);
+  return sorted;
+}
+
+bool mlxq_json_get_int32(struct json_object *object, const char *key, int *value) {
+  struct json_object *member;
+  if (!json_object_object_get_ex(object, key, &member) || !json_object_is_type(member, json_type_int)) return false;
+  int64_t number = json_object_get_int64(member);
+  if (number < INT32_MIN || number > INT32_MAX) return false;
+  *value = (int)number;
+  return true;
+}
