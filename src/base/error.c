@@ -1,5 +1,7 @@
 #include "base/error.h"
 
+#include "base/text.h"
+
 #include <errno.h>
 #include <mlxq/mlxq.h>
 #include <stdarg.h>
@@ -39,34 +41,18 @@ const char *mlxq_status_name(mlxq_status status) {
   return value < sizeof STATUS_NAMES / sizeof *STATUS_NAMES ? STATUS_NAMES[value] : "unknown";
 }
 
-/* Length of the valid UTF-8 sequence at `s` (at most `left` bytes), or 0. */
-static size_t utf8_sequence(const unsigned char *s, size_t left) {
-  static const unsigned char SMALLEST_SECOND[] = {0xA0, 0x90};
-  size_t length = s[0] < 0x80 ? 1 : s[0] >= 0xC2 && s[0] < 0xE0 ? 2 : s[0] >= 0xE0 && s[0] < 0xF0 ? 3 : 4;
-  if (length == 1) return 1;
-  if (s[0] < 0xC2 || s[0] > 0xF4 || left < length) return 0;
-  for (size_t i = 1; i < length; i++) {
-    if ((s[i] & 0xC0) != 0x80) return 0;
-  }
-  if (s[0] == 0xE0 && s[1] < SMALLEST_SECOND[0]) return 0;
-  if (s[0] == 0xF0 && s[1] < SMALLEST_SECOND[1]) return 0;
-  if (s[0] == 0xED && s[1] > 0x9F) return 0;
-  if (s[0] == 0xF4 && s[1] > 0x8F) return 0;
-  return length;
-}
-
 /* Copies text into a buffer of an error: control characters and broken UTF-8 as \xNN, cut with "..." where too long. */
 static void copy_escaped(char *target, size_t target_bytes, const char *text) {
-  const unsigned char *s = (const unsigned char *)text;
   size_t left = strlen(text), used = 0, cut = 0;
   while (left > 0) {
     char piece[8];
-    size_t taken = utf8_sequence(s, left), length = taken;
-    if (taken == 0 || s[0] < 0x20 || s[0] == 0x7F) {
+    uint32_t character = 0;
+    size_t taken = mlxq_utf8_decode(&character, text, left), length = taken;
+    if (taken == 0 || character < 0x20 || (character >= 0x7F && character < 0xA0)) {
       taken = 1;
-      length = (size_t)snprintf(piece, sizeof piece, "\\x%02X", s[0]);
+      length = (size_t)snprintf(piece, sizeof piece, "\\x%02X", (unsigned char)*text);
     } else {
-      memcpy(piece, s, taken);
+      memcpy(piece, text, taken);
     }
     if (used + length >= target_bytes) {
       memcpy(target + cut, "...", 4);
@@ -75,7 +61,7 @@ static void copy_escaped(char *target, size_t target_bytes, const char *text) {
     memcpy(target + used, piece, length);
     used += length;
     if (used + 4 <= target_bytes) cut = used;
-    s += taken;
+    text += taken;
     left -= taken;
   }
   target[used] = '\0';

@@ -36,8 +36,8 @@ static void encode_e2m1_gpu(uint8_t *restrict codes, const float *restrict q, si
 }
 
 /* The cpu profile's E2M1: the lowest code i of the smallest |q - E2M1[i]|. As long as |q| <= 2^24 that is the nearest
- * value, ties to the smaller magnitude, 0 for -0: the distances to both neighbours of q are exact, also when they are
- * rounded to the dtype, and no other distance rounds to either. Above, several distances round to one. */
+ * value, ties to the smaller magnitude, 0 for -0: the smallest distance is exact, also where distances are rounded to
+ * the dtype (mxfp4), and a larger one never rounds to it. Beyond 2^24 (`huge`, nvfp4 alone) several distances do. */
 static void encode_e2m1_cpu(uint8_t *restrict codes, const float *restrict q, size_t count, bool huge) {
   for (size_t i = 0; i < count; i++) {
     float x = fabsf(q[i]);

@@ -1,0 +1,71 @@
+# The two commands: `make demo` and `make test`. CMake does the work; this file sets things up for it.
+
+BUILD := build
+JOBS := $(shell nproc)
+# The checkout is the sample's home; its result goes here.
+DEMO := $(BUILD)/demo
+SOURCES = $(shell git ls-files '*.c' '*.h')
+
+.PHONY: all demo test test-long lint format bench install clean dependencies test-dependencies
+
+all: dependencies $(BUILD)/build.ninja
+	@ninja -C $(BUILD) mlxq_command mlxq
+
+dependencies:
+	@scripts/install-dependencies.sh
+
+test-dependencies:
+	@scripts/install-dependencies.sh test
+	@scripts/make-venv.sh $(BUILD)/venv
+
+$(BUILD)/build.ninja:
+	@cmake -G Ninja -S . -B $(BUILD) -DBUILD_TESTING=OFF >/dev/null
+
+# Quantizes the bundled model, and shows what came out.
+demo: all
+	@rm -rf $(DEMO) && mkdir -p $(DEMO)
+	$(BUILD)/mlxq inspect examples/tiny-llama
+	@echo
+	$(BUILD)/mlxq quantize examples/tiny-llama $(DEMO)/tiny-llama-4bit --stats --quiet
+	@echo
+	$(BUILD)/mlxq inspect $(DEMO)/tiny-llama-4bit
+	@echo
+	@du -sh --apparent-size examples/tiny-llama $(DEMO)/tiny-llama-4bit
+
+# Style, then everything but the live tests under sanitizers and compiled by clang, then every test.
+test: test-dependencies lint
+	@cmake -G Ninja -S . -B $(BUILD)/clang -DCMAKE_C_COMPILER=clang -DMLXQ_WERROR=ON >/dev/null
+	@ninja -C $(BUILD)/clang
+	@cmake -G Ninja -S . -B $(BUILD)/sanitize -DCMAKE_BUILD_TYPE=Debug -DMLXQ_SANITIZE=ON -DMLXQ_WERROR=ON >/dev/null
+	@ninja -C $(BUILD)/sanitize
+	@cd $(BUILD)/sanitize && ctest -j $(JOBS) --output-on-failure --no-tests=error
+	@cmake -G Ninja -S . -B $(BUILD) -DBUILD_TESTING=ON -DMLXQ_WERROR=ON \
+	  -DMLXQ_PYTHON=$(CURDIR)/$(BUILD)/venv/bin/python >/dev/null
+	@ninja -C $(BUILD)
+	@cd $(BUILD) && ctest -j $(JOBS) --output-on-failure --no-tests=error
+
+lint: test-dependencies
+	@clang-format --dry-run -Werror $(SOURCES)
+	@cmake -G Ninja -S . -B $(BUILD)/tidy -DCMAKE_C_COMPILER=clang -DBUILD_TESTING=OFF \
+	  -DCMAKE_EXPORT_COMPILE_COMMANDS=ON >/dev/null
+	@git ls-files 'src/*.c' 'cli/*.c' | xargs -P $(JOBS) -n 4 clang-tidy --quiet -p $(BUILD)/tidy 2>/dev/null
+
+format:
+	@clang-format -i $(SOURCES)
+
+# What takes longer than a commit should wait for.
+test-long: test
+	@cmake -G Ninja -S . -B $(BUILD)/fuzz -DCMAKE_C_COMPILER=clang -DMLXQ_SANITIZE=ON -DMLXQ_FUZZ=ON >/dev/null
+	@ninja -C $(BUILD)/fuzz
+	@scripts/fuzz.sh $(BUILD)/fuzz 600
+
+# mlxq beside mlx_lm.convert, in one run; see bench/README.md.
+bench: test-dependencies all
+	@$(BUILD)/venv/bin/python bench/make_llama.py $(BUILD)/bench/llama
+	@$(BUILD)/venv/bin/python bench/compare_convert.py --mlxq $(BUILD)/mlxq --model $(BUILD)/bench/llama
+
+install: all
+	@cmake --install $(BUILD)
+
+clean:
+	@rm -rf $(BUILD)
