@@ -5,13 +5,14 @@
 
 The two take turns, so that a change in the machine's load falls on both. A time is that of the whole process, from start
 to exit: mlx_lm.convert's includes importing MLX and transformers, mlxq's includes waiting until the result is on the disk
-(fsync), which mlx_lm.convert does not do. Memory is the peak resident size the kernel reports for the process. This
-script stays small itself, because a child's peak includes what its parent held before exec; so it imports neither MLX nor numpy.
+(fsync), which mlx_lm.convert does not do. Memory is the peak resident size of the process. What wait4 reports is never less
+than this script's own peak, which a child inherits until exec; where that hides the child's, Linux's VmHWM is sampled.
 """
 
 import argparse
 import json
 import os
+import resource
 import shutil
 import statistics
 import struct
@@ -21,7 +22,18 @@ import time
 from pathlib import Path
 
 CHUNK = 1 << 22
+SAMPLE_SECONDS = 0.005
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+
+
+def high_water(pid):
+    """The peak resident bytes of a running process so far; 0 where the system does not tell."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    lines = [line.split() for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(lines[0][1]) * 1024 if lines else 0  # none when the process has just ended
 
 
 def measure(command, log):
@@ -30,11 +42,16 @@ def measure(command, log):
     started = time.perf_counter()
     outputs = [(os.POSIX_SPAWN_OPEN, fd, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644) for fd in (1, 2)]
     pid = os.posix_spawn(command[0], command, os.environ, file_actions=outputs)
-    _, status, usage = os.wait4(pid, 0)
+    sampled, done = 0, 0
+    while not done:
+        sampled = max(sampled, high_water(pid))
+        time.sleep(SAMPLE_SECONDS)
+        done, status, usage = os.wait4(pid, os.WNOHANG)
     seconds = time.perf_counter() - started
     if status != 0:
         sys.exit(f"{' '.join(command)}: status {status}\n{log.read_text(errors='replace')[-2000:]}")
-    return seconds, usage.ru_maxrss * RSS_UNIT
+    inherited = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return seconds, usage.ru_maxrss * RSS_UNIT if usage.ru_maxrss > inherited or not sampled else sampled
 
 
 def tensors_of(folder):

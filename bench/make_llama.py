@@ -71,8 +71,8 @@ def write_shard(path, names, shapes, rng):
                 left -= CHUNK
 
 
-def write_config(folder, o):
-    config = {
+def config_of(o):
+    return {
         "architectures": ["LlamaForCausalLM"],
         "bos_token_id": 0,
         "eos_token_id": 1,
@@ -91,7 +91,6 @@ def write_config(folder, o):
         "torch_dtype": "bfloat16",
         "vocab_size": o.vocab,
     }
-    (folder / "config.json").write_text(json.dumps(config, indent=2))
 
 
 def write_tokenizer(folder):
@@ -112,7 +111,7 @@ def write_tokenizer(folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("folder", type=Path, help="must not exist")
+    parser.add_argument("folder", type=Path, help="a finished checkpoint with the same config.json is left as it is")
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--hidden", type=int, default=2048, help=f"a multiple of {HEAD_SIZE * QUERIES_PER_KEY}")
     parser.add_argument("--intermediate", type=int, default=8192)
@@ -123,6 +122,11 @@ def main():
     if o.hidden % (HEAD_SIZE * QUERIES_PER_KEY):
         parser.error(f"--hidden must be a multiple of {HEAD_SIZE * QUERIES_PER_KEY}")
 
+    config = json.dumps(config_of(o), indent=2)
+    config_path = o.folder / "config.json"  # written last, so its presence says that the checkpoint is whole
+    if config_path.exists() and config_path.read_text() == config:
+        print(f"{o.folder} exists already")
+        return
     o.folder.mkdir(parents=True)
     shapes, rng, weight_map = tensor_shapes(o), np.random.default_rng(o.seed), {}
     for i, names in enumerate(split(shapes, o.shards)):
@@ -132,8 +136,8 @@ def main():
     total = 2 * sum(map(math.prod, shapes.values()))
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (o.folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
-    write_config(o.folder, o)
     write_tokenizer(o.folder)
+    config_path.write_text(config)
     print(f"{o.folder}: {len(shapes)} tensors, {total / 1e9:.2f} GB in {o.shards} shards")
 
 

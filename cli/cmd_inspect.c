@@ -8,12 +8,14 @@ mlxq_status inspect(mlxq_report **report, const arguments *parsed, mlxq_error *e
   return mlxq_inspect(report, parsed->source, error);
 }
 
-/* A line of the table: tensors whose names differ in numbers only, and that are alike otherwise. */
+/* A tensor, and the line of the table it goes to: lines stand for tensors whose names differ in numbers only, and that
+ * are alike otherwise. */
 typedef struct row {
-  char *name; /* numbers replaced by "*" where the line stands for several tensors */
-  const mlxq_tensor *first;
+  char *name; /* numbers replaced by "*" */
+  const mlxq_tensor *tensor;
   const mlxq_scheme *scheme;
-  size_t count;
+  size_t place; /* of the tensor in the checkpoint */
+  size_t count; /* tensors of the line; 0 for all but its first */
   uint64_t bytes;
 } row;
 
@@ -37,61 +39,75 @@ static char *pattern_of(const char *name) {
   return pattern;
 }
 
-static bool is_alike(const row *candidate, const char *pattern, const mlxq_tensor *tensor, const mlxq_scheme *scheme) {
-  const mlxq_tensor *first = candidate->first;
-  const mlxq_scheme *other = candidate->scheme;
-  bool same_scheme = (!scheme && !other) || (scheme && other && memcmp(scheme, other, sizeof *scheme) == 0);
-  return same_scheme && first->dtype == tensor->dtype && first->rank == tensor->rank &&
-         memcmp(first->shape, tensor->shape, tensor->rank * sizeof *tensor->shape) == 0 &&
-         strcmp(candidate->name, pattern) == 0;
+/* Orders rows so that those of one line follow each other; 0 for rows of one line. */
+static int compare_lines(const row *a, const row *b) {
+  int order = strcmp(a->name, b->name);
+  if (order == 0) order = (a->tensor->dtype > b->tensor->dtype) - (a->tensor->dtype < b->tensor->dtype);
+  if (order == 0) order = (a->tensor->rank > b->tensor->rank) - (a->tensor->rank < b->tensor->rank);
+  for (uint32_t i = 0; order == 0 && i < a->tensor->rank; i++) {
+    order = (a->tensor->shape[i] > b->tensor->shape[i]) - (a->tensor->shape[i] < b->tensor->shape[i]);
+  }
+  if (order != 0 || !a->scheme || !b->scheme) return order != 0 ? order : (a->scheme != NULL) - (b->scheme != NULL);
+  return memcmp(a->scheme, b->scheme, sizeof *a->scheme);
 }
 
-/* Adds a tensor to its line, newest lines first: a model's layers follow each other. False when memory is out. */
-static bool add_tensor(row **rows, size_t *count, const mlxq_tensor *tensor, const mlxq_scheme *scheme) {
-  char *pattern = pattern_of(tensor->name);
-  if (!pattern) return false;
-  for (size_t i = *count; i > 0; i--) {
-    row *found = &(*rows)[i - 1];
-    if (!is_alike(found, pattern, tensor, scheme)) continue;
-    found->count++;
-    found->bytes += tensor->bytes;
-    free(pattern);
-    return true;
+static int compare_rows(const void *left, const void *right) {
+  const row *a = left, *b = right;
+  int order = compare_lines(a, b);
+  return order != 0 ? order : (a->place > b->place) - (a->place < b->place);
+}
+
+static int compare_places(const void *left, const void *right) {
+  const row *a = left, *b = right;
+  return (a->place > b->place) - (a->place < b->place);
+}
+
+/* Adds up the rows of each line in its first tensor's row, and puts them back in order. */
+static void merge_lines(row *rows, size_t count) {
+  row *first = rows;
+  if (count == 0) return;
+  qsort(rows, count, sizeof *rows, compare_rows);
+  for (size_t i = 0; i < count; i++) {
+    if (compare_lines(first, &rows[i]) != 0) first = &rows[i];
+    first->count++;
+    first->bytes += rows[i].tensor->bytes;
   }
-  row *grown = realloc(*rows, (*count + 1) * sizeof **rows);
-  if (!grown) {
-    free(pattern);
-    return false;
-  }
-  *rows = grown;
-  grown[(*count)++] = (row){pattern, tensor, scheme, 1, tensor->bytes};
-  return true;
+  qsort(rows, count, sizeof *rows, compare_places);
 }
 
 static void print_row(const row *line) {
   char shape[MLXQ_MAX_RANK * 22 + 3] = "[", bytes[32], scheme[64] = "";
   size_t used = 1;
-  for (uint32_t i = 0; i < line->first->rank; i++) {
+  for (uint32_t i = 0; i < line->tensor->rank; i++) {
     used += (size_t)snprintf(shape + used, sizeof shape - used, "%s%llu", i > 0 ? ", " : "",
-                             (unsigned long long)line->first->shape[i]);
+                             (unsigned long long)line->tensor->shape[i]);
   }
   snprintf(shape + used, sizeof shape - used, "]");
   format_bytes(bytes, sizeof bytes, line->bytes);
   if (line->scheme) format_scheme(scheme, sizeof scheme, line->scheme);
-  printf("  %-52s %6zu  %-7s %-18s %9s%s%s\n", line->count > 1 ? line->name : line->first->name, line->count,
-         mlxq_dtype_name(line->first->dtype), shape, bytes, *scheme ? "  " : "", scheme);
+  char *name = escape(line->count > 1 ? line->name : line->tensor->name);
+  printf("  %-52s %6zu  %-7s %-18s %9s%s%s\n", name ? name : "?", line->count, mlxq_dtype_name(line->tensor->dtype),
+         shape, bytes, *scheme ? "  " : "", scheme);
+  free(name);
 }
 
 static void print_tensors(const mlxq_report *report) {
-  row *rows = NULL;
-  size_t count = 0;
-  printf("  %-52s %6s  %-7s %-18s %9s  %s\n", "tensor", "count", "dtype", "shape", "bytes", "scheme");
-  for (size_t i = 0; i < mlxq_weights_count(report->tensors); i++) {
+  size_t count = mlxq_weights_count(report->tensors);
+  row *rows = calloc(count + 1, sizeof *rows);
+  bool complete = rows != NULL;
+  for (size_t i = 0; complete && i < count; i++) {
     const mlxq_tensor *tensor = mlxq_weights_at(report->tensors, i);
-    if (!add_tensor(&rows, &count, tensor, scheme_of_tensor(report, tensor))) break;
+    rows[i] = (row){pattern_of(tensor->name), tensor, scheme_of_tensor(report, tensor), i, 0, 0};
+    complete = rows[i].name != NULL;
   }
-  for (size_t i = 0; i < count; i++) {
-    print_row(&rows[i]);
+  if (complete) {
+    merge_lines(rows, count);
+    printf("  %-52s %6s  %-7s %-18s %9s  %s\n", "tensor", "count", "dtype", "shape", "bytes", "scheme");
+  } else {
+    printf("  no memory for the table of tensors\n");
+  }
+  for (size_t i = 0; rows && i < count; i++) {
+    if (complete && rows[i].count > 0) print_row(&rows[i]);
     free(rows[i].name);
   }
   free(rows);
@@ -117,11 +133,13 @@ void print_inspection(const arguments *parsed, const mlxq_report *report) {
   const mlxq_scheme *fallback = report->config ? mlxq_quant_config_default(report->config) : NULL;
   format_bytes(size, sizeof size, report->total_bytes);
   if (fallback) format_scheme(scheme, sizeof scheme, fallback);
-  printf("%s\n", parsed->source);
+  printf("%s\n", parsed->destination ? parsed->destination : parsed->source);
   printf("  files            %zu\n", report->file_count);
   printf("  tensors          %zu\n", mlxq_weights_count(report->tensors));
-  printf("  quantization     %s", report->foreign ? report->foreign : scheme);
+  char *foreign = report->foreign ? escape(report->foreign) : NULL;
+  printf("  quantization     %s", foreign ? foreign : scheme);
   if (report->foreign) printf(" (not an MLX format)");
+  free(foreign);
   size_t own = report->config ? mlxq_quant_config_layer_count(report->config) : 0;
   if (own > 0) printf(", %zu %s of %s own", own, own == 1 ? "layer" : "layers", own == 1 ? "its" : "their");
   printf("\n  parameters       %llu\n", (unsigned long long)report->parameters);

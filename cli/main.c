@@ -1,6 +1,8 @@
 /* mlxq: the table of commands. */
 #include "cli.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 
 static const command COMMANDS[] = {
@@ -63,7 +65,18 @@ cleanup:
   return exit_status;
 }
 
+/* A file opened as descriptor 1 or 2 would get what is printed. Descriptors that came closed are opened so that using
+ * them fails as before. */
+static bool occupy_standard_descriptors(void) {
+  static const int UNUSABLE[] = {O_WRONLY, O_RDONLY, O_RDONLY};
+  for (int fd = 0; fd < 3; fd++) {
+    if (fcntl(fd, F_GETFD) == -1 && errno == EBADF && open("/dev/null", UNUSABLE[fd]) != fd) return false;
+  }
+  return true;
+}
+
 int main(int argc, char **argv) {
+  if (!occupy_standard_descriptors()) return EXIT_FAILED;
   if (argc < 2) return fail_usage(argc, argv, "", "a command is needed");
   if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
     print_help(stdout);

@@ -225,7 +225,8 @@ int arguments_parse(arguments *parsed, const command *wanted, int argc, char **a
   bool json = wants_json(argc, argv);
   size_t count = 0, most = (size_t)argc;
   *parsed = (arguments){.quantize = MLXQ_QUANTIZE_OPTIONS_INIT};
-  parsed->quantize.common.cpu = getenv("MLXQ_CPU");
+  const char *cpu = getenv("MLXQ_CPU");
+  if (cpu && *cpu) parsed->quantize.common.cpu = cpu;
   parsed->skips = calloc(most, sizeof *parsed->skips);
   parsed->overrides = calloc(most, sizeof *parsed->overrides);
   if (!parsed->skips || !parsed->overrides) {
@@ -246,7 +247,8 @@ int arguments_parse(arguments *parsed, const command *wanted, int argc, char **a
     int letter = getopt_long(argc, argv, ":", long_options, NULL);
     if (letter == -1) break;
     const char *given = argv[place < optind ? optind - 1 : place];
-    if (letter == '?') return fail(MLXQ_USAGE, given, wanted, json, "unknown option, or one that takes no value");
+    if (letter == '?' && optopt && given[1] == '-') return fail(MLXQ_USAGE, given, wanted, json, "takes no value");
+    if (letter == '?') return fail(MLXQ_USAGE, given, wanted, json, "unknown option");
     if (letter == ':') return fail(MLXQ_USAGE, given, wanted, json, "a value is missing");
     mlxq_status status;
     char name[32] = "--", *value = optarg;

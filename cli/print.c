@@ -22,6 +22,21 @@ void format_bytes(char *text, size_t text_bytes, uint64_t bytes) {
   snprintf(text, text_bytes, "%.*f %s", unit == 0 || value >= 99.95 ? 0 : value >= 9.995 ? 1 : 2, value, UNITS[unit]);
 }
 
+char *escape(const char *text) {
+  char *escaped = malloc(4 * strlen(text) + 1), *to = escaped;
+  if (!escaped) return NULL;
+  for (; *text; text++) {
+    unsigned char c = (unsigned char)*text;
+    if (c < 0x20 || c == 0x7F) {
+      to += sprintf(to, "\\x%02X", c);
+    } else {
+      *to++ = *text;
+    }
+  }
+  *to = '\0';
+  return escaped;
+}
+
 const mlxq_scheme *scheme_of_tensor(const mlxq_report *report, const mlxq_tensor *tensor) {
   size_t length = strlen(tensor->name), suffix = strlen(".weight");
   const mlxq_scheme *scheme = NULL;
@@ -196,7 +211,9 @@ void print_conversion(const arguments *parsed, const mlxq_report *report) {
   printf("\n  %-20s %8s %14s %18s\n", "layer kind", "layers", "weights", "relative RMS error");
   for (size_t i = 0; i < report->kind_count; i++) {
     const mlxq_kind_stats *kind = &report->kinds[i];
-    printf("  %-20s %8llu %14llu %18.6f\n", kind->kind, (unsigned long long)kind->layers,
+    char *name = escape(kind->kind);
+    printf("  %-20s %8llu %14llu %18.6f\n", name ? name : "?", (unsigned long long)kind->layers,
            (unsigned long long)kind->elems, relative_error(kind));
+    free(name);
   }
 }

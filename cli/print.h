@@ -11,6 +11,10 @@ void format_scheme(char *text, size_t text_bytes, const mlxq_scheme *scheme);
 /* "2.7 MB": powers of 1000, three digits. */
 void format_bytes(char *text, size_t text_bytes, uint64_t bytes);
 
+/* A copy of text out of a checkpoint for people: control characters as \xNN, as in errors, lest they steer the
+ * terminal. The caller frees it; NULL when memory is out. */
+char *escape(const char *text);
+
 /* The scheme of a layer's tensor (".weight" with scales beside it), or NULL. */
 const mlxq_scheme *scheme_of_tensor(const mlxq_report *report, const mlxq_tensor *tensor);
 

@@ -1,7 +1,9 @@
 /* Watching a conversion: progress and warnings on stderr, and stopping at SIGINT and SIGTERM. */
 #include "cli.h"
+#include "print.h"
 
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -12,6 +14,7 @@ static volatile sig_atomic_t interrupted;
 static struct {
   bool terminal, bar_shown;
   int tenths; /* the last tenth that got a line */
+  void (*old_pipe_handler)(int);
   struct timespec start, last;
 } watch;
 
@@ -67,8 +70,10 @@ static void clear_bar(void) {
 
 static void on_warning(void *user, const char *message) {
   (void)user;
+  char *escaped = escape(message);
   clear_bar();
-  fprintf(stderr, "mlxq: warning: %s\n", message);
+  fprintf(stderr, "mlxq: warning: %s\n", escaped ? escaped : "out of memory");
+  free(escaped);
 }
 
 void watch_start(mlxq_convert_options *options, bool quiet) {
@@ -76,8 +81,9 @@ void watch_start(mlxq_convert_options *options, bool quiet) {
   sigemptyset(&action.sa_mask);
   sigaction(SIGINT, &action, NULL);
   sigaction(SIGTERM, &action, NULL);
-  /* Beyond a file size limit, writing is to fail, not to kill. */
+  /* Beyond a file size limit, writing is to fail, not to kill. Nobody reading progress is no reason to stop. */
   signal(SIGXFSZ, SIG_IGN);
+  watch.old_pipe_handler = signal(SIGPIPE, SIG_IGN);
   watch.terminal = isatty(STDERR_FILENO) != 0;
   clock_gettime(CLOCK_MONOTONIC, &watch.start);
   options->cancelled = is_cancelled;
@@ -87,4 +93,5 @@ void watch_start(mlxq_convert_options *options, bool quiet) {
 
 void watch_stop(void) {
   clear_bar();
+  signal(SIGPIPE, watch.old_pipe_handler);
 }

@@ -64,8 +64,9 @@ typedef struct mlxq_convert_options {
   void *user;
 } mlxq_convert_options;
 
-/* A scheme for the layers a pattern matches. In patterns `*` stands for any text, dots included, and `?` for any one
- * character; a pattern matches whole layer paths ("model.layers.*.mlp.down_proj"). */
+/* A scheme for the layers a pattern matches. Patterns are those of fnmatch(3) without flags: `*` stands for any text, dots
+ * included, `?` for one character, `[...]` for one of a set. A pattern matches whole layer paths
+ * ("model.layers.*.mlp.down_proj"). */
 typedef struct mlxq_override {
   const char *pattern;
   mlxq_scheme scheme;

@@ -129,6 +129,11 @@ mlxq_status mlxq_error_at_layer(mlxq_error *error, mlxq_status status, const cha
   return status;
 }
 
+mlxq_status mlxq_error_at_key(mlxq_error *error, mlxq_status status, const char *key) {
+  if (error && key && !error->key[0]) copy_escaped(error->key, sizeof error->key, key);
+  return status;
+}
+
 int mlxq_error_format(const mlxq_error *error, char *line, int line_bytes) {
   const char *file = error->file, *layer = error->layer, *key = error->key;
   return snprintf(line, line_bytes > 0 ? (size_t)line_bytes : 0, "%s%s%s%s%s%s%s", file, *file ? ": " : "", layer,

@@ -34,6 +34,14 @@ void mlxq_text_append(mlxq_text *text, const char *bytes, size_t length) {
   text->data[text->length] = '\0';
 }
 
+void mlxq_text_set(mlxq_text *text, const char *bytes, size_t length) {
+  text->length = 0;
+  if (!reserve(text, length)) return;
+  memcpy(text->data, bytes, length);
+  text->length = length;
+  text->data[length] = '\0';
+}
+
 void mlxq_text_puts(mlxq_text *text, const char *string) {
   mlxq_text_append(text, string, strlen(string));
 }

@@ -13,6 +13,9 @@ typedef struct mlxq_text {
   bool failed; /* memory ran out */
 } mlxq_text;
 
+/* Replaces the content. `data` is NULL afterwards only where that failed. */
+void mlxq_text_set(mlxq_text *text, const char *bytes, size_t length);
+
 void mlxq_text_append(mlxq_text *text, const char *bytes, size_t length);
 void mlxq_text_puts(mlxq_text *text, const char *string);
 void mlxq_text_printf(mlxq_text *text, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -17,6 +17,9 @@ static mlxq_status check_entry(const mlxq_checkpoint *checkpoint, const char *na
     return mlxq_fail(error, MLXQ_PARSE, NULL, name, "weight_map: the file name is not a string");
   }
   const char *file = json_object_get_string(value);
+  if (strlen(file) != (size_t)json_object_get_string_len(value)) {
+    return mlxq_fail(error, MLXQ_CORRUPT, NULL, name, "weight_map: the file name holds a NUL character");
+  }
   if (strchr(file, '/') || strstr(file, "..")) {
     return mlxq_fail(error, MLXQ_CORRUPT, NULL, name, "weight_map: the file name '%s' leads out of the folder", file);
   }

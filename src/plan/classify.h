@@ -21,11 +21,9 @@ mlxq_status mlxq_classify_layer(bool *quantized, const mlxq_layer *layer, const 
 /* MLXQ_OUT_OF_RANGE, naming the layer, for a scheme that MLX lacks. */
 mlxq_status mlxq_check_layer_scheme(const mlxq_layer *layer, const mlxq_scheme *scheme, mlxq_error *error);
 
-/* The rule both directions share: biases are there in affine mode and in no other. */
-mlxq_status mlxq_check_biases(const mlxq_layer *layer, mlxq_mode mode, mlxq_error *error);
-
-/* Rank and leading dimensions of `other` (scales or biases, `part` its suffix) are the weight's. */
-mlxq_status mlxq_check_leading(const mlxq_layer *layer, const mlxq_tensor *other, const char *part, mlxq_error *error);
+/* Everything of a triple fits its scheme, as mlxq_dequantize_weights documents: biases, legal scheme, dtypes, ranks,
+ * leading dimensions, last axes. The layer has scales. */
+mlxq_status mlxq_check_triple(const mlxq_layer *layer, const mlxq_scheme *scheme, mlxq_error *error);
 
 /* An error of the layer whose key is the layer's path followed by `part`. */
 mlxq_status mlxq_fail_part(mlxq_error *error, mlxq_status status, const mlxq_layer *layer, const char *part,

@@ -56,8 +56,9 @@ static const mlxq_family FAMILIES[] = {
     {"glm", TIE_BY_KEY_OR_TRUE, NULL, NULL},
     {"glm4", TIE_NEVER, NULL, NULL},
     {"granite", TIE_BY_KEY_OR_TRUE, NULL, granite_option},
-    {"helium", TIE_BY_KEY, NULL, NULL},
+    {"helium", TIE_NEVER, NULL, NULL},
     {"hunyuan_v1_dense", TIE_BY_KEY, NULL, NULL},
+    {"iquestcoder", TIE_BY_KEY_OR_TRUE, NULL, NULL},
     {"internlm2", TIE_BY_KEY, NULL, NULL},
     {"internlm3", TIE_BY_KEY, NULL, NULL},
     {"llama", TIE_BY_KEY_OR_TRUE, NULL, NULL},
@@ -78,6 +79,7 @@ static const mlxq_family FAMILIES[] = {
     {"smollm3", TIE_BY_KEY_OR_TRUE, NULL, NULL},
     {"stablelm", TIE_NEVER, NULL, NULL},
     {"starcoder2", TIE_BY_KEY_OR_TRUE, NULL, NULL},
+    {"xverse", TIE_BY_KEY_OR_TRUE, NULL, NULL},
 
     {"deepseek", TIE_NEVER, EXPERTS, NULL},
     {"deepseek_v2", TIE_NEVER, EXPERTS, NULL},
@@ -194,6 +196,11 @@ static long layer_number(const char *name) {
   return *end == '.' ? number : -1;
 }
 
+static bool is_beyond(const char *name, long layer_count) {
+  long number = layer_number(name);
+  return number >= 0 && number >= layer_count;
+}
+
 /* The head, by the names that families use for it. */
 static bool is_head(const char *name) {
   return strncmp(name, "lm_head.", strlen("lm_head.")) == 0;
@@ -201,7 +208,7 @@ static bool is_head(const char *name) {
 
 static bool is_tied(const mlxq_family *family, const mlxq_checkpoint *checkpoint, bool *open) {
   struct json_object *key = NULL;
-  bool absent = !json_object_object_get_ex(checkpoint->config, "tie_word_embeddings", &key) || !key;
+  bool absent = !json_object_object_get_ex(checkpoint->config, "tie_word_embeddings", &key);
   *open = false;
   switch (family->tie) {
     case TIE_ALWAYS:
@@ -218,7 +225,7 @@ static bool is_tied(const mlxq_family *family, const mlxq_checkpoint *checkpoint
 static bool is_dropped(const char *name, bool tied, long layer_count) {
   if (ends_with(name, "rotary_emb.inv_freq") || ends_with(name, "attention.rope.inv_freq")) return true;
   if (strncmp(name, "mtp.", 4) == 0 || strncmp(name, "model.mtp_layers.", 17) == 0) return true;
-  if (layer_number(name) >= layer_count) return true;
+  if (is_beyond(name, layer_count)) return true;
   return tied && is_head(name);
 }
 
@@ -264,7 +271,7 @@ mlxq_status mlxq_family_sanitize(const mlxq_family *family, mlxq_checkpoint *che
     const char *name = checkpoint->tensors->entries[i].tensor.name;
     head = head || is_head(name);
     drops = drops || is_dropped(name, tied, layer_count);
-    extra_layers = extra_layers || layer_number(name) >= layer_count;
+    extra_layers = extra_layers || is_beyond(name, layer_count);
   }
   mlxq_status status = open && head ? write_tied(checkpoint, tied, error) : MLXQ_OK;
   if (status == MLXQ_OK && drops) status = keep_tensors(checkpoint, tied, layer_count, error);

@@ -18,6 +18,7 @@ static mlxq_status new_plan(mlxq_plan **result, const mlxq_plan_request *request
   plan->source = request->source;
   plan->profile = request->profile;
   plan->allow_nonfinite = request->allow_nonfinite;
+  plan->for_mlx = request->for_mlx;
   mlxq_status status = mlxq_weights_new(&plan->outputs, error);
   if (status != MLXQ_OK) {
     mlxq_plan_free(plan);
@@ -51,6 +52,16 @@ mlxq_operand mlxq_plan_operand(size_t tensor, uint64_t elems, mlxq_dtype dtype, 
   };
 }
 
+static mlxq_status check_dimensions(const char *name, uint32_t rank, const uint64_t *shape, mlxq_error *error) {
+  for (uint32_t i = 0; i < rank; i++) {
+    if (shape[i] > INT32_MAX) {
+      return mlxq_fail(error, MLXQ_OUT_OF_RANGE, NULL, name, "dimension %u is %llu; MLX keeps dimensions in 32 bits", i,
+                       (unsigned long long)shape[i]);
+    }
+  }
+  return MLXQ_OK;
+}
+
 mlxq_status mlxq_plan_output(mlxq_plan *plan, const char *layer, size_t layer_length, const char *suffix,
                              mlxq_dtype dtype, uint32_t rank, const uint64_t *shape, size_t *index, mlxq_error *error) {
   size_t suffix_length = strlen(suffix);
@@ -58,9 +69,16 @@ mlxq_status mlxq_plan_output(mlxq_plan *plan, const char *layer, size_t layer_le
   if (!name) return mlxq_fail_memory(error);
   memcpy(name, layer, layer_length);
   memcpy(name + layer_length, suffix, suffix_length + 1);
-  mlxq_status status =
-      mlxq_weights_describe(plan->outputs, name, layer_length + suffix_length, dtype, rank, shape, 0, 0, NULL, error);
+  mlxq_status status = plan->for_mlx ? check_dimensions(name, rank, shape, error) : MLXQ_OK;
+  if (status == MLXQ_OK) {
+    status =
+        mlxq_weights_describe(plan->outputs, name, layer_length + suffix_length, dtype, rank, shape, 0, 0, NULL, error);
+  }
   if (status == MLXQ_OK) *index = plan->outputs->count - 1;
+  if (status != MLXQ_OK && suffix_length > 0) {
+    name[layer_length] = '\0';
+    mlxq_error_at_layer(error, status, name);
+  }
   free(name);
   return status;
 }
@@ -102,13 +120,6 @@ static mlxq_status check_loadable(const mlxq_tensor *tensor, mlxq_dtype *dtype, 
     default:
       break;
   }
-  for (uint32_t i = 0; i < tensor->rank; i++) {
-    if (tensor->shape[i] > INT32_MAX) {
-      return mlxq_fail(error, MLXQ_OUT_OF_RANGE, NULL, tensor->name,
-                       "dimension %u is %llu; MLX keeps dimensions in 32 bits", i,
-                       (unsigned long long)tensor->shape[i]);
-    }
-  }
   return MLXQ_OK;
 }
 
@@ -139,8 +150,7 @@ mlxq_status mlxq_plan_copy(mlxq_plan *plan, const mlxq_plan_request *request, si
 static mlxq_status describe_layer(mlxq_layer *layer, mlxq_text *path, const mlxq_weights *source, size_t index,
                                   size_t length, mlxq_error *error) {
   const mlxq_tensor *weight = &source->entries[index].tensor;
-  path->length = 0;
-  mlxq_text_append(path, weight->name, length);
+  mlxq_text_set(path, weight->name, length);
   if (path->failed) return mlxq_fail_memory(error);
   *layer = (mlxq_layer){
       .path = path->data,
@@ -189,11 +199,12 @@ static void cut_into_files(mlxq_plan *plan, uint64_t max_bytes) {
   plan->file_count = 0;
   for (size_t i = 0; i < plan->outputs->count; i++) {
     mlxq_tensor_entry *entry = &plan->outputs->entries[i];
-    if (i == 0 || entry->tensor.bytes > max_bytes - used) {
+    /* A tensor has fewer than 2^63 bytes, and so do the tensors before it in a file that is not over the limit. */
+    if (i == 0 || used > max_bytes || entry->tensor.bytes > max_bytes - used) {
       plan->file_count++;
       used = 0;
     }
-    used = entry->tensor.bytes < max_bytes - used ? used + entry->tensor.bytes : max_bytes;
+    used += entry->tensor.bytes;
     entry->file = (uint32_t)(plan->file_count - 1);
   }
   if (plan->file_count == 0) plan->file_count = 1; /* a checkpoint without tensors is one file without tensors */
@@ -206,7 +217,7 @@ static char *shard_name(size_t index, size_t count) {
 
 mlxq_status mlxq_plan_layout(mlxq_plan *plan, uint64_t max_bytes, const char *single_name, mlxq_error *error) {
   size_t count = plan->outputs->count, next = 0;
-  cut_into_files(plan, single_name ? UINT64_MAX : max_bytes);
+  cut_into_files(plan, single_name ? INT64_MAX : max_bytes);
   plan->file_order = mlxq_alloc(count, sizeof *plan->file_order);
   plan->files = mlxq_calloc(plan->file_count, sizeof *plan->files);
   if (!plan->file_order || !plan->files) {

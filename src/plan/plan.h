@@ -54,7 +54,7 @@ typedef struct mlxq_plan {
   size_t job_count, job_capacity;
   uint64_t tile_count;
   mlxq_profile profile;
-  bool allow_nonfinite;
+  bool allow_nonfinite, for_mlx;
   mlxq_plan_file *files; /* after mlxq_plan_layout; none for results in memory */
   size_t file_count;
   size_t *file_order;
@@ -71,6 +71,7 @@ typedef struct mlxq_plan_request {
   bool cast; /* cast floating tensors to `cast_to` first */
   mlxq_dtype cast_to;
   mlxq_dtype scale_only_dtype; /* dequantize: the result's dtype in the scale-only modes */
+  bool config_speaks;          /* quantize: the source's own configuration describes its triples, so they must fit it */
   bool for_mlx;                /* the result goes to a file that MLX must be able to load */
   void (*warn)(void *user, const char *message);
   void *warn_user;

@@ -75,6 +75,9 @@ static mlxq_status plan_layer(mlxq_plan *plan, const mlxq_plan_request *request,
   bool quantized = false;
   const mlxq_scheme *scheme = NULL;
   mlxq_status status = mlxq_classify_layer(&quantized, layer, request->config, error);
+  if (status == MLXQ_OK && quantized && request->config_speaks) {
+    status = mlxq_check_triple(layer, mlxq_quant_config_lookup(request->config, layer->path), error);
+  }
   if (status == MLXQ_OK && !quantized) status = choose_scheme(&scheme, layer, request, error);
   if (status != MLXQ_OK) return status;
   if (!scheme) return mlxq_plan_copy(plan, request, index, error);

@@ -33,7 +33,7 @@ typedef struct select_state {
 } select_state;
 
 static bool matches(const char *pattern, const char *layer) {
-  return fnmatch(pattern, layer, FNM_NOESCAPE) == 0;
+  return fnmatch(pattern, layer, 0) == 0;
 }
 
 /* The number in part `position` of a dotted path; 0 where there is no such part or it is no number. */
@@ -159,8 +159,7 @@ static mlxq_status select_layers(select_state *state, mlxq_error *error) {
     size_t length = 0;
     if (!mlxq_name_splits(weight->name, ".weight", &length)) continue;
     if (mlxq_weights_part(state->tensors, weight->name, length, ".scales")) continue;
-    path.length = 0;
-    mlxq_text_append(&path, weight->name, length);
+    mlxq_text_set(&path, weight->name, length);
     status = path.failed ? mlxq_fail_memory(error) : select_layer(state, path.data, weight, error);
   }
   mlxq_text_free(&path);

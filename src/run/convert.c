@@ -186,6 +186,7 @@ static mlxq_status plan_quantize(conversion *work, const mlxq_quantize_options *
   status = mlxq_select(&work->selection, request.source, family, work->existing, options, error);
   if (status != MLXQ_OK) return status;
   request.config = work->selection.config;
+  request.config_speaks = work->existing != NULL;
   request.eligible = mlxq_selection_eligible;
   request.eligible_user = &work->selection;
   status = mlxq_plan_quantize(&work->plan, &request, error);

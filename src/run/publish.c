@@ -54,19 +54,23 @@ static mlxq_status check_replaceable(const mlxq_staging *staging, const struct s
 
 static mlxq_status check_places(const mlxq_staging *staging, const char *source, mlxq_error *error) {
   mlxq_status status = MLXQ_OK;
-  char *target = NULL;
+  char *target = NULL, *working = NULL;
   char *real_source = realpath(source, NULL), *real_parent = realpath(staging->parent, NULL);
   if (!real_source) {
     status = mlxq_fail_errno(error, errno, source, "cannot resolve");
   } else if (!real_parent) {
     status = mlxq_fail_errno(error, errno, staging->parent, "cannot resolve");
-  } else if (!(target = mlxq_path_join(real_parent, mlxq_path_base(staging->destination)))) {
+  } else if (!(target = mlxq_path_join(real_parent, mlxq_path_base(staging->destination))) ||
+             !(working = mlxq_path_join(real_parent, mlxq_path_base(staging->folder)))) {
     status = mlxq_fail_memory(error);
   } else if (is_inside(target, real_source)) {
     status = fail_at(error, MLXQ_USAGE, staging->destination, "is, or lies inside, the source");
   } else if (is_inside(real_source, target)) {
     status = fail_at(error, MLXQ_USAGE, staging->destination, "contains the source");
+  } else if (is_inside(real_source, working)) {
+    status = fail_at(error, MLXQ_USAGE, staging->folder, "is the working folder for this destination, and the source");
   }
+  free(working);
   free(target);
   free(real_parent);
   free(real_source);
@@ -200,36 +204,47 @@ static int rename_to_new(const char *from, const char *to) {
   return rename(from, to) == 0 ? 0 : errno;
 }
 
-mlxq_status mlxq_staging_publish(mlxq_staging *staging, const mlxq_plan *plan, mlxq_error *error) {
+/* Puts `from` in the place of the destination, which is there. What was there is then under the name `from`, or gone.
+ */
+static mlxq_status replace(const mlxq_staging *staging, const char *from, mlxq_error *error) {
   const char *destination = staging->destination;
+  struct stat existing;
+  if (lstat(destination, &existing) != 0) return mlxq_fail_errno(error, errno, destination, "cannot stat");
+  mlxq_status status = check_replaceable(staging, &existing, error); /* it may have appeared since the first check */
+  if (status != MLXQ_OK) return status;
+  int failed = rename_flagged(from, destination, RENAME_EXCHANGE);
+  if (failed == EINVAL || failed == ENOSYS) {
+    /* No exchange here: a file is replaced by a plain rename; a folder has to make way first. */
+    if (staging->is_folder) status = mlxq_file_remove_tree(destination, error);
+    if (status != MLXQ_OK) return status;
+    failed = rename(from, destination) != 0 ? errno : 0;
+  }
+  return failed ? mlxq_fail_errno(error, failed, destination, "cannot publish") : MLXQ_OK;
+}
+
+mlxq_status mlxq_staging_publish(mlxq_staging *staging, const mlxq_plan *plan, mlxq_error *error) {
   char *file = NULL;
   const char *from = staging->folder;
   mlxq_status status = sync_files(staging, plan, error);
-  if (status != MLXQ_OK) return status;
-  if (!staging->is_folder) {
+  if (status == MLXQ_OK && !staging->is_folder) {
     from = file = mlxq_path_join(staging->folder, plan->files[0].name);
-    if (!file) return mlxq_fail_memory(error);
+    if (!file) status = mlxq_fail_memory(error);
   }
-  int failed = rename_to_new(from, destination);
-  bool exchanged = false;
-  if (failed == EEXIST && staging->force) {
-    failed = rename_flagged(from, destination, RENAME_EXCHANGE);
-    exchanged = failed == 0;
-    if (failed == EINVAL || failed == ENOSYS) {
-      /* No exchange here: a file is replaced by a plain rename; a folder has to make way first. */
-      if (staging->is_folder) status = mlxq_file_remove_tree(destination, error);
-      failed = status == MLXQ_OK && rename(from, destination) != 0 ? errno : 0;
+  if (status == MLXQ_OK) {
+    int failed = rename_to_new(from, staging->destination);
+    if (failed == EEXIST && staging->force) {
+      status = replace(staging, from, error);
+    } else if (failed) {
+      status = mlxq_fail_errno(error, failed, staging->destination, "cannot publish");
     }
   }
-  if (status == MLXQ_OK && failed) status = mlxq_fail_errno(error, failed, destination, "cannot publish");
-  if (status == MLXQ_OK) status = mlxq_folder_sync(staging->parent, error);
-  if (status == MLXQ_OK) {
-    /* What is left under the working name: the old folder, or the now empty (or old file's) working folder. */
-    if (exchanged || !staging->is_folder) status = mlxq_file_remove_tree(staging->folder, error);
-    free(staging->folder);
-    staging->folder = NULL;
-  }
   free(file);
+  if (status == MLXQ_OK) status = mlxq_folder_sync(staging->parent, error);
+  if (status != MLXQ_OK) return status;
+  /* What is left under the working name: nothing, the folder that was replaced, or the folder the file was made in. */
+  status = mlxq_file_remove_tree(staging->folder, error);
+  free(staging->folder);
+  staging->folder = NULL;
   return status;
 }
 

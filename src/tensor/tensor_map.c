@@ -84,7 +84,7 @@ mlxq_status mlxq_weights_describe(mlxq_weights *weights, const char *name, size_
                      MLXQ_MAX_RANK);
   }
   mlxq_status status = mlxq_tensor_bytes(&bytes, dtype, rank, shape, error);
-  if (status != MLXQ_OK) return status;
+  if (status != MLXQ_OK) return mlxq_error_at_key(error, status, name);
   if (weights->count >= UINT32_MAX - 1) {
     return mlxq_fail(error, MLXQ_OVERFLOW, NULL, name, "too many tensors");
   }
