@@ -1,0 +1,87 @@
+# What the cases share. Loaded by run.sh, before `cmd`, in the temporary folder.
+
+mlxq() {
+  "$MLXQ" "$@"
+}
+
+# tensors FILE NAME:DTYPE:DIMS[:FILL]...   (see make_safetensors.py)
+tensors() {
+  "$PYTHON" "$CLI_TESTS/make_safetensors.py" "$@"
+}
+
+# helper NAME ARGUMENTS...: one of the Python scripts beside this file
+helper() {
+  name=$1
+  shift
+  "$PYTHON" "$CLI_TESTS/$name.py" "$@"
+}
+
+# llama FOLDER [MEMBERS]: a small dense model, bfloat16. MEMBERS are further members of config.json (with a comma).
+llama() {
+  mkdir -p "$1"
+  cat >"$1/config.json" <<END
+{"model_type": "llama", "num_hidden_layers": 2, "tie_word_embeddings": false, "torch_dtype": "bfloat16"${2-}}
+END
+  tensors "$1/model.safetensors" model.embed_tokens.weight:BF16:64x64 \
+    model.layers.0.self_attn.v_proj.weight:BF16:32x64 model.layers.0.mlp.down_proj.weight:BF16:64x128 \
+    model.layers.0.input_layernorm.weight:BF16:64 model.layers.1.self_attn.v_proj.weight:BF16:32x64 \
+    model.layers.1.mlp.down_proj.weight:BF16:64x128 model.layers.1.input_layernorm.weight:BF16:64 \
+    model.norm.weight:BF16:64 lm_head.weight:BF16:64x64
+}
+
+# packed FOLDER BLOCK TENSOR...: a quantized model, BLOCK being its `quantization`
+packed() {
+  mkdir -p "$1"
+  echo "{\"model_type\": \"llama\", \"quantization\": $2}" >"$1/config.json"
+  (folder=$1 && shift 2 && tensors "$folder/model.safetensors" "$@")
+}
+
+# Prints a file of JSON with sorted keys, or the value under a path of keys in it: json FILE [KEY]...
+json() {
+  "$PYTHON" -c '
+import json, sys
+value = json.load(open(sys.argv[1]))
+for key in sys.argv[2:]:
+    value = value[int(key)] if isinstance(value, list) else value[key]
+print(json.dumps(value, sort_keys=True))' "$@"
+}
+
+# shows COMMAND...: the command and its exit status beside its output, for cases of more than one command
+shows() {
+  shows_status=0
+  "$@" || shows_status=$?
+  echo "exit $shows_status"
+  return $shows_status
+}
+
+# fails COMMAND...: a command that must fail, as text and with --json; then all that is in the folder, so that a
+# destination or a hidden .DST.mlxq-partial cannot stay unseen. Returns the command's status.
+fails() {
+  shows "$@" || :
+  shows "$@" --json || :
+  fails_status=$shows_status
+  ls -A
+  return $fails_status
+}
+
+# Tensors of a file or folder, one a line: name, dtype, shape, file
+list() {
+  mlxq inspect "$1" --json >.list.json && "$PYTHON" -c '
+import json, sys
+for tensor in json.load(open(".list.json"))["tensors"]:
+    print(tensor["file"], tensor["name"], tensor["dtype"], "x".join(map(str, tensor["shape"])))'
+  rm -f .list.json
+}
+
+# AddressSanitizer maps terabytes and cannot run under ulimit -v; it can refuse large allocations on its own.
+# with_little_memory COMMAND...: at most 200 MB, and no allocation above 100 MB
+with_little_memory() {
+  if grep -q __asan_init "$MLXQ"; then
+    ASAN_OPTIONS="${ASAN_OPTIONS:+$ASAN_OPTIONS:}allocator_may_return_null=1:max_allocation_size_mb=100" "$@" 2>.raw
+    little_status=$?
+    grep -v -e '^==.*WARNING: AddressSanitizer' -e '^ *#[0-9]' .raw >&2
+    rm -f .raw
+    return $little_status
+  fi
+  (ulimit -v 200000 && "$@")
+}
