@@ -9,7 +9,7 @@ SOURCES = $(shell git ls-files '*.c' '*.h')
 .PHONY: all demo test test-long lint format bench install clean dependencies test-dependencies
 
 all: dependencies $(BUILD)/build.ninja
-	@ninja -C $(BUILD) mlxq_command mlxq
+	@ninja -C $(BUILD)
 
 dependencies:
 	@scripts/install-dependencies.sh

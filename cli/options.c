@@ -25,7 +25,7 @@ static const option_row OPTIONS[] = {
     {'T', "threads", "N", "worker threads (default: one for each core)"},
     {'z', "max-shard-size", "SIZE", "start a new file beyond it: 500M, 5G (default: 5G = 5 * 2^30 bytes)"},
     {'d', "dry-run", NULL, "plan, print the result, write nothing"},
-    {'f', "force", NULL, "replace DST if it exists; convert a model_type that may come out wrong"},
+    {'f', "force", NULL, "replace a checkpoint at DST; quantize: also convert a model_type that may come out wrong"},
     {'P', "keep-partial", NULL, "on failure leave the unfinished .DST.mlxq-partial"},
     {'c', "cpu", "LEVEL", "highest instruction set to use: ref (default: the best; also MLXQ_CPU)"},
     {'j', "json", NULL, "print the result (and an error) as one JSON object"},
@@ -220,6 +220,18 @@ static int take_places(arguments *parsed, const command *wanted, int argc, char 
   return 0;
 }
 
+/* Whether an option was given by its whole name: getopt takes any beginning that is unique, but what is unique today
+ * may not be tomorrow. */
+static bool is_whole_name(const char *token, char letter) {
+  for (size_t i = 0; i < OPTION_COUNT; i++) {
+    size_t length = strlen(OPTIONS[i].name);
+    if (OPTIONS[i].letter != letter) continue;
+    return strncmp(token, "--", 2) == 0 && strncmp(token + 2, OPTIONS[i].name, length) == 0 &&
+           (token[2 + length] == '\0' || token[2 + length] == '=');
+  }
+  return false;
+}
+
 int arguments_parse(arguments *parsed, const command *wanted, int argc, char **argv) {
   struct option long_options[OPTION_COUNT + 1] = {{0}};
   bool json = wants_json(argc, argv);
@@ -250,6 +262,8 @@ int arguments_parse(arguments *parsed, const command *wanted, int argc, char **a
     if (letter == '?' && optopt && given[1] == '-') return fail(MLXQ_USAGE, given, wanted, json, "takes no value");
     if (letter == '?') return fail(MLXQ_USAGE, given, wanted, json, "unknown option");
     if (letter == ':') return fail(MLXQ_USAGE, given, wanted, json, "a value is missing");
+    const char *token = argv[optind - 1 - (optarg && optarg == argv[optind - 1])];
+    if (!is_whole_name(token, (char)letter)) return fail(MLXQ_USAGE, token, wanted, json, "unknown option");
     mlxq_status status;
     char name[32] = "--", *value = optarg;
     for (size_t i = 0; i < OPTION_COUNT; i++) {

@@ -64,8 +64,8 @@ typedef struct mlxq_convert_options {
   void *user;
 } mlxq_convert_options;
 
-/* A scheme for the layers a pattern matches. Patterns are those of fnmatch(3) without flags: `*` stands for any text, dots
- * included, `?` for one character, `[...]` for one of a set. A pattern matches whole layer paths
+/* A scheme for the layers a pattern matches. Patterns are those of fnmatch(3) with FNM_NOESCAPE: `*` stands for any text,
+ * dots included, `?` for one character, `[...]` for one of a set. A pattern matches whole layer paths
  * ("model.layers.*.mlp.down_proj"). */
 typedef struct mlxq_override {
   const char *pattern;
@@ -94,10 +94,12 @@ typedef struct mlxq_dequantize_options {
 } mlxq_dequantize_options;
 
 #define MLXQ_CONVERT_OPTIONS_VERSION 1u
+#define MLXQ_COMMON_OPTIONS_INIT_ \
+  { 0, 0, MLXQ_PROFILE_CPU, NULL, NULL, false, false, false, false, NULL, NULL, NULL, NULL }
 #define MLXQ_QUANTIZE_OPTIONS_INIT \
-  { .version = MLXQ_CONVERT_OPTIONS_VERSION }
+  { MLXQ_CONVERT_OPTIONS_VERSION, MLXQ_COMMON_OPTIONS_INIT_, {MLXQ_AFFINE, 0, 0}, NULL, NULL, 0, NULL, 0, false }
 #define MLXQ_DEQUANTIZE_OPTIONS_INIT \
-  { .version = MLXQ_CONVERT_OPTIONS_VERSION }
+  { MLXQ_CONVERT_OPTIONS_VERSION, MLXQ_COMMON_OPTIONS_INIT_, NULL }
 
 /* Quantizes (dequantizes) the checkpoint `source` into `destination`, which is a folder where `source` is one and a
  * file where it is one. What is written is what mlx_lm.convert writes. The destination appears whole, by one rename,
@@ -106,8 +108,8 @@ typedef struct mlxq_dequantize_options {
  * On success the caller owns `*report` (may be requested with NULL). On failure it is NULL. Errors name file, layer and
  * key; beside those of mlxq_quantize_weights and mlxq_dequantize_weights: exists, busy (another process works on the
  * same destination), changed (the source, while it was read), no_space, io, parse, corrupt, unsupported (a family or a
- * foreign format that would come out wrong), out_of_range and not_divisible (a scheme), invariant (a pattern that
- * matches nothing, an affine recipe with another mode), cancelled, no_memory, usage. Thread-safe. */
+ * foreign format that would come out wrong), out_of_range and not_divisible (a scheme), unknown_value (a pattern
+ * that matches nothing), cancelled, no_memory, usage (options that contradict each other). Thread-safe. */
 MLXQ_API mlxq_status mlxq_quantize_checkpoint(mlxq_report **report, const char *source, const char *destination,
                                               const mlxq_quantize_options *options, mlxq_error *error);
 MLXQ_API mlxq_status mlxq_dequantize_checkpoint(mlxq_report **report, const char *source, const char *destination,

@@ -20,7 +20,7 @@ typedef struct mlxq_checkpoint {
   mlxq_source_file *files; /* the .safetensors files; tensors refer to them by index */
   size_t file_count;
   mlxq_weights *tensors;
-  struct json_object *config; /* config.json; NULL for a single file or a folder without one */
+  struct json_object *config; /* config.json; NULL for a single file */
   char *config_path;          /* NULL likewise */
   char *config_text;
   size_t config_length;

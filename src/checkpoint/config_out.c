@@ -17,6 +17,26 @@ static bool merge(struct json_object *into, struct json_object *from) {
   return true;
 }
 
+/* mlx-lm writes a layer's group size as null where it is the mode's default; a number says the same to everyone. */
+static bool number_group_sizes(struct json_object *block) {
+  json_object_object_foreach(block, path, layer) {
+    struct json_object *group_size = NULL, *mode_name = NULL;
+    mlxq_mode mode = MLXQ_AFFINE;
+    (void)path;
+    if (!json_object_is_type(layer, json_type_object)) continue;
+    if (!json_object_object_get_ex(layer, "group_size", &group_size) || group_size) continue;
+    if (json_object_object_get_ex(layer, "mode", &mode_name)) {
+      mlxq_mode_parse(&mode, json_object_get_string(mode_name), NULL);
+    }
+    struct json_object *number = json_object_new_int(mlxq_scheme_default(mode).group_size);
+    if (!number || json_object_object_add(layer, "group_size", number) != 0) {
+      json_object_put(number);
+      return false;
+    }
+  }
+  return true;
+}
+
 /* Sets `quantization` and an equal `quantization_config`. */
 static mlxq_status set_quantization(struct json_object *config, const mlxq_quant_config *added, mlxq_error *error) {
   struct json_object *block = NULL, *existing = NULL;
@@ -26,7 +46,7 @@ static mlxq_status set_quantization(struct json_object *config, const mlxq_quant
     /* The source's block stays as it is, unknown keys included, and takes the new layers. */
     static const char *const GLOBAL[] = {"group_size", "bits", "mode"};
     for (size_t i = 0; i < sizeof GLOBAL / sizeof *GLOBAL; i++) json_object_object_del(block, GLOBAL[i]);
-    bool merged = merge(existing, block);
+    bool merged = merge(existing, block) && number_group_sizes(existing);
     json_object_put(block);
     if (!merged) return mlxq_fail_memory(error);
     block = json_object_get(existing);

@@ -42,7 +42,7 @@ static mlxq_status check_leading(const mlxq_layer *layer, const mlxq_tensor *oth
                                  mlxq_error *error) {
   const mlxq_tensor *weight = layer->weight;
   if (other->rank != weight->rank) {
-    return mlxq_fail_part(error, MLXQ_LENGTH_MISMATCH, layer, part, "has %u dimensions, but the weight has %u",
+    return mlxq_fail_part(error, MLXQ_LENGTH_MISMATCH, layer, part, "has rank %u, but the weight has rank %u",
                           other->rank, weight->rank);
   }
   for (uint32_t i = 0; i + 1 < weight->rank; i++) {
@@ -80,7 +80,7 @@ mlxq_status mlxq_classify_layer(bool *quantized, const mlxq_layer *layer, const 
   }
   if (layer->weight->rank < 2) {
     return mlxq_fail_part(error, MLXQ_RANK_MISMATCH, layer, ".weight",
-                          "has %u dimensions; quantized weights have 2 or more", layer->weight->rank);
+                          "has rank %u; quantized weights have rank 2 or more", layer->weight->rank);
   }
   status = check_leading(layer, layer->scales, ".scales", error);
   *quantized = status == MLXQ_OK;
@@ -135,7 +135,7 @@ mlxq_status mlxq_check_triple(const mlxq_layer *layer, const mlxq_scheme *scheme
   const mlxq_tensor *weight = layer->weight, *scales = layer->scales;
   if (weight->rank < 2) {
     return mlxq_fail_part(error, MLXQ_RANK_MISMATCH, layer, ".weight",
-                          "has %u dimensions; quantized weights have 2 or more", weight->rank);
+                          "has rank %u; quantized weights have rank 2 or more", weight->rank);
   }
   status = check_leading(layer, scales, ".scales", error);
   if (status == MLXQ_OK && layer->biases) status = check_leading(layer, layer->biases, ".biases", error);

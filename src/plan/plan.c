@@ -162,6 +162,13 @@ static mlxq_status describe_layer(mlxq_layer *layer, mlxq_text *path, const mlxq
   return MLXQ_OK;
 }
 
+/* True for the scales and biases of a layer that has a weight and scales. */
+static bool is_of_triple(const mlxq_weights *source, const char *name) {
+  size_t length = 0;
+  return (mlxq_name_splits(name, ".scales", &length) || mlxq_name_splits(name, ".biases", &length)) &&
+         mlxq_weights_part(source, name, length, ".weight") && mlxq_weights_part(source, name, length, ".scales");
+}
+
 mlxq_status mlxq_plan_walk(mlxq_plan **result, const mlxq_plan_request *request, mlxq_plan_layer_fn plan_layer,
                            bool consume_triples, mlxq_error *error) {
   mlxq_plan *plan = NULL;
@@ -175,12 +182,12 @@ mlxq_status mlxq_plan_walk(mlxq_plan **result, const mlxq_plan_request *request,
       mlxq_layer layer;
       status = describe_layer(&layer, &path, source, i, length, error);
       if (status == MLXQ_OK) status = plan_layer(plan, request, i, &layer, error);
-      continue;
+    } else if (!consume_triples || !is_of_triple(source, name)) {
+      status = mlxq_plan_copy(plan, request, i, error);
     }
-    bool consumed =
-        consume_triples && (mlxq_name_splits(name, ".scales", &length) || mlxq_name_splits(name, ".biases", &length)) &&
-        mlxq_weights_part(source, name, length, ".weight") && mlxq_weights_part(source, name, length, ".scales");
-    if (!consumed) status = mlxq_plan_copy(plan, request, i, error);
+    if (status != MLXQ_OK && request->files) {
+      mlxq_error_at_file(error, status, request->files[source->entries[i].file].path);
+    }
   }
   mlxq_text_free(&path);
   if (status != MLXQ_OK) {

@@ -7,6 +7,7 @@
 #ifndef MLXQ_PLAN_PLAN_H
 #define MLXQ_PLAN_PLAN_H
 
+#include "checkpoint/checkpoint.h"
 #include "plan/classify.h"
 #include "tensor/tensor_map.h"
 
@@ -62,7 +63,8 @@ typedef struct mlxq_plan {
 
 /* What the planners need to know. */
 typedef struct mlxq_plan_request {
-  const mlxq_weights *source; /* must outlive the plan */
+  const mlxq_weights *source;    /* must outlive the plan */
+  const mlxq_source_file *files; /* the source's, for errors; NULL in memory */
   const mlxq_quant_config *config;
   mlxq_eligible_fn eligible; /* quantize; NULL: all */
   void *eligible_user;
@@ -71,7 +73,7 @@ typedef struct mlxq_plan_request {
   bool cast; /* cast floating tensors to `cast_to` first */
   mlxq_dtype cast_to;
   mlxq_dtype scale_only_dtype; /* dequantize: the result's dtype in the scale-only modes */
-  bool config_speaks;          /* quantize: the source's own configuration describes its triples, so they must fit it */
+  bool config_speaks;          /* quantize: the result's configuration will describe the triples, so they must fit it */
   bool for_mlx;                /* the result goes to a file that MLX must be able to load */
   void (*warn)(void *user, const char *message);
   void *warn_user;

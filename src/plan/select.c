@@ -33,7 +33,7 @@ typedef struct select_state {
 } select_state;
 
 static bool matches(const char *pattern, const char *layer) {
-  return fnmatch(pattern, layer, 0) == 0;
+  return fnmatch(pattern, layer, FNM_NOESCAPE) == 0;
 }
 
 /* The number in part `position` of a dotted path; 0 where there is no such part or it is no number. */
@@ -65,7 +65,7 @@ static mlxq_status prepare_recipe(select_state *state, mlxq_error *error) {
     if (strcmp(name, RECIPES[i].name) == 0) found->recipe = &RECIPES[i];
   }
   if (!found->recipe) {
-    return mlxq_fail(error, MLXQ_UNKNOWN_VALUE, NULL, "recipe",
+    return mlxq_fail(error, MLXQ_USAGE, NULL, "recipe",
                      "unknown recipe '%s'; mixed_2_6, mixed_3_4, mixed_3_6 and mixed_4_6 are known", name);
   }
   if (state->fallback.mode != MLXQ_AFFINE) {
@@ -104,7 +104,8 @@ static mlxq_status set_option(select_state *state, const char *layer, const mlxq
                               mlxq_error *error) {
   mlxq_status status = mlxq_quant_config_set_layer(state->selection->config, layer, option, error);
   if (status == MLXQ_OK) status = mlxq_quant_config_set_layer(state->selection->added, layer, option, error);
-  return status;
+  if (status != MLXQ_USAGE) return status;
+  return mlxq_fail(error, MLXQ_UNSUPPORTED, layer, NULL, "a layer of this name cannot have an entry in config.json");
 }
 
 static mlxq_status set_scheme(select_state *state, const char *layer, const mlxq_tensor *weight,
@@ -158,9 +159,15 @@ static mlxq_status select_layers(select_state *state, mlxq_error *error) {
     const mlxq_tensor *weight = &state->tensors->entries[i].tensor;
     size_t length = 0;
     if (!mlxq_name_splits(weight->name, ".weight", &length)) continue;
-    if (mlxq_weights_part(state->tensors, weight->name, length, ".scales")) continue;
     mlxq_text_set(&path, weight->name, length);
-    status = path.failed ? mlxq_fail_memory(error) : select_layer(state, path.data, weight, error);
+    if (path.failed) {
+      status = mlxq_fail_memory(error);
+    } else if (!mlxq_weights_part(state->tensors, weight->name, length, ".scales")) {
+      status = select_layer(state, path.data, weight, error);
+    } else if (state->selection->family && !state->existing) {
+      status = mlxq_fail(error, MLXQ_INVARIANT, path.data, NULL,
+                         "the layer has scales, but config.json does not say how it is quantized");
+    }
   }
   mlxq_text_free(&path);
   return status;

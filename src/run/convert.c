@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define DEFAULT_SHARD_BYTES (UINT64_C(5) << 30)
 
@@ -55,7 +56,7 @@ static mlxq_status check_options(conversion *work, uint32_t version, mlxq_error 
       return MLXQ_OK;
     }
   }
-  return mlxq_fail(error, MLXQ_UNKNOWN_VALUE, NULL, "cpu", "unknown instruction set '%s'", options->cpu);
+  return mlxq_fail(error, MLXQ_USAGE, NULL, "cpu", "unknown instruction set '%s'; ref is known", options->cpu);
 }
 
 static mlxq_status open_source(conversion *work, const char *source, mlxq_error *error) {
@@ -111,6 +112,7 @@ static mlxq_plan_request plan_request(conversion *work) {
   mlxq_plan_request request = {.source = work->checkpoint->tensors,
                                .profile = work->options->profile,
                                .allow_nonfinite = work->options->allow_nonfinite,
+                               .files = work->checkpoint->files,
                                .scale_only_dtype = MLXQ_BF16,
                                .for_mlx = true,
                                .warn = forward_warning,
@@ -184,13 +186,16 @@ static mlxq_status plan_quantize(conversion *work, const mlxq_quantize_options *
   if (status != MLXQ_OK) return status;
   mlxq_plan_request request = plan_request(work);
   status = mlxq_select(&work->selection, request.source, family, work->existing, options, error);
-  if (status != MLXQ_OK) return status;
+  if (status != MLXQ_OK) {
+    bool of_layer = error && error->layer[0];
+    return of_layer ? mlxq_error_at_file(error, status, work->checkpoint->path) : status;
+  }
   request.config = work->selection.config;
-  request.config_speaks = work->existing != NULL;
+  request.config_speaks = true;
   request.eligible = mlxq_selection_eligible;
   request.eligible_user = &work->selection;
   status = mlxq_plan_quantize(&work->plan, &request, error);
-  if (status != MLXQ_OK) return mlxq_error_at_file(error, status, work->checkpoint->path);
+  if (status != MLXQ_OK) return status;
   if (jobs_of(work->plan, MLXQ_ACTION_QUANTIZE) == 0) warn(work, "nothing was quantized: no dense layer qualifies");
   if (family && !mlxq_family_is_known(family) && !work->existing) warn_of_share(work);
   work->result = work->selection.config;
@@ -234,7 +239,7 @@ static mlxq_status plan_dequantize(conversion *work, const mlxq_dequantize_optio
   /* mlx-lm makes these bfloat16 whatever torch_dtype says; an explicit dtype is obeyed. */
   if (work->options->dtype) request.scale_only_dtype = *work->options->dtype;
   status = mlxq_plan_dequantize(&work->plan, &request, error);
-  if (status != MLXQ_OK) return mlxq_error_at_file(error, status, work->checkpoint->path);
+  if (status != MLXQ_OK) return status;
   return write_config(work, NULL, family, error);
 }
 
@@ -249,20 +254,13 @@ static mlxq_status write_side_text(const conversion *work, const char *name, con
 
 static mlxq_status copy_side_file(const conversion *work, const char *name, mlxq_error *error) {
   char *from = mlxq_path_join(work->checkpoint->path, name), *to = mlxq_path_join(work->staging.folder, name);
-  mlxq_status status = from && to ? mlxq_file_copy(to, from, error) : mlxq_fail_memory(error);
+  mlxq_status status = from && to ? MLXQ_OK : mlxq_fail_memory(error);
+  struct stat kind;
+  bool is_folder = status == MLXQ_OK && stat(from, &kind) == 0 && S_ISDIR(kind.st_mode);
+  if (status == MLXQ_OK && !is_folder) status = mlxq_file_copy(to, from, error);
   free(from);
   free(to);
   return status;
-}
-
-static bool is_regular_file(const char *folder, const char *name) {
-  mlxq_file_identity identity;
-  int fd = -1;
-  char *path = mlxq_path_join(folder, name);
-  bool regular = path && mlxq_file_open(&fd, &identity, path, NULL) == MLXQ_OK;
-  mlxq_file_close(fd);
-  free(path);
-  return regular;
 }
 
 static mlxq_status copy_side_files(const conversion *work, mlxq_error *error) {
@@ -272,9 +270,7 @@ static mlxq_status copy_side_files(const conversion *work, mlxq_error *error) {
   if (!folder) return mlxq_fail_errno(error, errno, path, "cannot open");
   const struct dirent *entry;
   while (status == MLXQ_OK && (entry = readdir(folder))) {
-    if (mlxq_is_side_file(entry->d_name) && is_regular_file(path, entry->d_name)) {
-      status = copy_side_file(work, entry->d_name, error);
-    }
+    if (mlxq_is_side_file(entry->d_name)) status = copy_side_file(work, entry->d_name, error);
   }
   closedir(folder);
   return status;
@@ -358,6 +354,9 @@ static mlxq_status finish(conversion *work, const char *source, const char *dest
   }
   if (status != MLXQ_OK || options->dry_run) return status;
   status = run(work, error);
+  if (status == MLXQ_OK && options->cancelled && options->cancelled(options->user)) {
+    status = mlxq_fail(error, MLXQ_CANCELLED, NULL, NULL, "interrupted");
+  }
   return status == MLXQ_OK ? mlxq_staging_publish(&work->staging, work->plan, error) : status;
 }
 
@@ -374,7 +373,7 @@ static void release(conversion *work) {
 
 mlxq_status mlxq_quantize_checkpoint(mlxq_report **report, const char *source, const char *destination,
                                      const mlxq_quantize_options *options, mlxq_error *error) {
-  conversion work = {.options = &options->common, .staging = {.lock = -1}};
+  conversion work = {.options = &options->common, .staging = {.lock = -1, .old_lock = -1}};
   if (report) *report = NULL;
   mlxq_status status = check_options(&work, options->version, error);
   if (status == MLXQ_OK) status = open_source(&work, source, error);
@@ -387,7 +386,7 @@ mlxq_status mlxq_quantize_checkpoint(mlxq_report **report, const char *source, c
 
 mlxq_status mlxq_dequantize_checkpoint(mlxq_report **report, const char *source, const char *destination,
                                        const mlxq_dequantize_options *options, mlxq_error *error) {
-  conversion work = {.options = &options->common, .staging = {.lock = -1}};
+  conversion work = {.options = &options->common, .staging = {.lock = -1, .old_lock = -1}};
   if (report) *report = NULL;
   mlxq_status status = check_options(&work, options->version, error);
   if (status == MLXQ_OK) status = open_source(&work, source, error);

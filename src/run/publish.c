@@ -59,7 +59,7 @@ static mlxq_status check_places(const mlxq_staging *staging, const char *source,
   if (!real_source) {
     status = mlxq_fail_errno(error, errno, source, "cannot resolve");
   } else if (!real_parent) {
-    status = mlxq_fail_errno(error, errno, staging->parent, "cannot resolve");
+    status = mlxq_fail_errno(error, errno, staging->parent, "the folder of the destination cannot be resolved");
   } else if (!(target = mlxq_path_join(real_parent, mlxq_path_base(staging->destination))) ||
              !(working = mlxq_path_join(real_parent, mlxq_path_base(staging->folder)))) {
     status = mlxq_fail_memory(error);
@@ -79,7 +79,8 @@ static mlxq_status check_places(const mlxq_staging *staging, const char *source,
 
 mlxq_status mlxq_staging_check(mlxq_staging *staging, const char *source, const char *destination, bool is_folder,
                                bool force, bool keep_partial, mlxq_error *error) {
-  *staging = (mlxq_staging){.lock = -1, .is_folder = is_folder, .force = force, .keep_partial = keep_partial};
+  *staging =
+      (mlxq_staging){.lock = -1, .old_lock = -1, .is_folder = is_folder, .force = force, .keep_partial = keep_partial};
   size_t length = strlen(destination);
   while (length > 1 && destination[length - 1] == '/') length--;
   staging->destination = mlxq_asprintf("%.*s", (int)length, destination);
@@ -132,17 +133,24 @@ static bool still_there(int lock, const char *path) {
          of_lock.st_dev == of_path.st_dev;
 }
 
+/* Locks a folder against other processes that work on the same destination: what lies under the working name is locked
+ * as long as it is there, the replaced folder that an exchange put there included. */
+static mlxq_status lock_folder(int *lock, const mlxq_staging *staging, const char *path, mlxq_error *error) {
+  int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  if (fd < 0) return mlxq_fail_errno(error, errno, path, "cannot open");
+  if (flock(fd, LOCK_EX | LOCK_NB) != 0 || !still_there(fd, path)) {
+    close(fd);
+    return fail_at(error, MLXQ_BUSY, staging->destination, "another process is writing it");
+  }
+  *lock = fd;
+  return MLXQ_OK;
+}
+
 mlxq_status mlxq_staging_create(mlxq_staging *staging, mlxq_error *error) {
   const char *path = staging->folder;
   if (mkdir(path, 0777) != 0 && errno != EEXIST) return mlxq_fail_errno(error, errno, path, "cannot create");
-  int lock = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-  if (lock < 0) return mlxq_fail_errno(error, errno, path, "cannot open");
-  if (flock(lock, LOCK_EX | LOCK_NB) != 0 || !still_there(lock, path)) {
-    close(lock);
-    return fail_at(error, MLXQ_BUSY, staging->destination, "another process is writing it");
-  }
-  staging->lock = lock;
-  return empty_folder(path, error);
+  mlxq_status status = lock_folder(&staging->lock, staging, path, error);
+  return status == MLXQ_OK ? empty_folder(path, error) : status;
 }
 
 static mlxq_status create_file(const mlxq_staging *staging, mlxq_plan *plan, uint32_t index, mlxq_error *error) {
@@ -206,11 +214,12 @@ static int rename_to_new(const char *from, const char *to) {
 
 /* Puts `from` in the place of the destination, which is there. What was there is then under the name `from`, or gone.
  */
-static mlxq_status replace(const mlxq_staging *staging, const char *from, mlxq_error *error) {
+static mlxq_status replace(mlxq_staging *staging, const char *from, mlxq_error *error) {
   const char *destination = staging->destination;
   struct stat existing;
   if (lstat(destination, &existing) != 0) return mlxq_fail_errno(error, errno, destination, "cannot stat");
   mlxq_status status = check_replaceable(staging, &existing, error); /* it may have appeared since the first check */
+  if (status == MLXQ_OK && staging->is_folder) status = lock_folder(&staging->old_lock, staging, destination, error);
   if (status != MLXQ_OK) return status;
   int failed = rename_flagged(from, destination, RENAME_EXCHANGE);
   if (failed == EINVAL || failed == ENOSYS) {
@@ -250,9 +259,10 @@ mlxq_status mlxq_staging_publish(mlxq_staging *staging, const mlxq_plan *plan, m
 
 void mlxq_staging_close(mlxq_staging *staging) {
   if (staging->folder && staging->lock >= 0 && !staging->keep_partial) mlxq_file_remove_tree(staging->folder, NULL);
-  if (staging->lock >= 0) close(staging->lock);
+  mlxq_file_close(staging->lock);
+  mlxq_file_close(staging->old_lock);
   free(staging->folder);
   free(staging->parent);
   free(staging->destination);
-  *staging = (mlxq_staging){.lock = -1};
+  *staging = (mlxq_staging){.lock = -1, .old_lock = -1};
 }

@@ -10,6 +10,7 @@ typedef struct mlxq_staging {
   char *parent; /* of the destination; "." where it names none */
   char *folder; /* parent/.NAME.mlxq-partial */
   int lock;     /* descriptor of `folder`, locked; -1 before */
+  int old_lock; /* of the folder that is replaced, locked until it is removed; -1: none */
   bool is_folder, force, keep_partial;
 } mlxq_staging;
 

