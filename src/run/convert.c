@@ -2,19 +2,16 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "checkpoint/config_out.h"
-#include "checkpoint/index.h"
 #include "checkpoint/report.h"
 #include "plan/family.h"
 #include "plan/select.h"
 #include "run/publish.h"
 #include "run/run.h"
+#include "run/side_files.h"
 #include "run/stats.h"
 
-#include <dirent.h>
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #define DEFAULT_SHARD_BYTES (UINT64_C(5) << 30)
 
@@ -245,62 +242,6 @@ static mlxq_status plan_dequantize(conversion *work, const mlxq_dequantize_optio
 
 /* ---- Run and publish ------------------------------------------------------------------------------------------- */
 
-static mlxq_status write_side_text(const conversion *work, const char *name, const mlxq_text *text, mlxq_error *error) {
-  char *path = mlxq_path_join(work->staging.folder, name);
-  mlxq_status status = path ? mlxq_file_write_text(path, text->data, text->length, error) : mlxq_fail_memory(error);
-  free(path);
-  return status;
-}
-
-static mlxq_status copy_side_file(const conversion *work, const char *name, mlxq_error *error) {
-  char *from = mlxq_path_join(work->checkpoint->path, name), *to = mlxq_path_join(work->staging.folder, name);
-  mlxq_status status = from && to ? MLXQ_OK : mlxq_fail_memory(error);
-  struct stat kind;
-  bool is_folder = status == MLXQ_OK && stat(from, &kind) == 0 && S_ISDIR(kind.st_mode);
-  if (status == MLXQ_OK && !is_folder) status = mlxq_file_copy(to, from, error);
-  free(from);
-  free(to);
-  return status;
-}
-
-static mlxq_status copy_side_files(const conversion *work, mlxq_error *error) {
-  const char *path = work->checkpoint->path;
-  mlxq_status status = MLXQ_OK;
-  DIR *folder = opendir(path);
-  if (!folder) return mlxq_fail_errno(error, errno, path, "cannot open");
-  const struct dirent *entry;
-  while (status == MLXQ_OK && (entry = readdir(folder))) {
-    if (mlxq_is_side_file(entry->d_name)) status = copy_side_file(work, entry->d_name, error);
-  }
-  closedir(folder);
-  return status;
-}
-
-static const char *plan_file_name(const void *plan, size_t index) {
-  return ((const mlxq_plan *)plan)->files[index].name;
-}
-
-/* config.json, the index, the model card, and what the source has beside its weights. */
-static mlxq_status write_side_files(const conversion *work, mlxq_error *error) {
-  static const char CARD[] = "---\nlanguage: en\nlibrary_name: mlx\npipeline_tag: text-generation\ntags:\n- mlx\n---\n";
-  const mlxq_plan *plan = work->plan;
-  mlxq_text index = {0}, card = {0};
-  if (!work->checkpoint->is_folder) return MLXQ_OK;
-  mlxq_status status = write_side_text(work, "config.json", &work->config_text, error);
-  if (status == MLXQ_OK) {
-    status = mlxq_index_write(&index, plan->outputs, plan_file_name, plan, mlxq_total_bytes(plan->outputs),
-                              mlxq_count_parameters(plan->outputs, work->result), error);
-  }
-  if (status == MLXQ_OK) status = write_side_text(work, MLXQ_INDEX_NAME, &index, error);
-  mlxq_text_puts(&card, CARD);
-  if (status == MLXQ_OK)
-    status = card.failed ? mlxq_fail_memory(error) : write_side_text(work, "README.md", &card, error);
-  if (status == MLXQ_OK) status = copy_side_files(work, error);
-  mlxq_text_free(&card);
-  mlxq_text_free(&index);
-  return status;
-}
-
 static mlxq_status run(conversion *work, mlxq_error *error) {
   mlxq_run_request request = {.plan = work->plan,
                               .source_files = work->checkpoint->files,
@@ -315,7 +256,10 @@ static mlxq_status run(conversion *work, mlxq_error *error) {
   if (status == MLXQ_OK) status = mlxq_staging_create_files(&work->staging, work->plan, error);
   if (status == MLXQ_OK) status = mlxq_run(&request, error);
   if (status == MLXQ_OK) status = mlxq_checkpoint_check(work->checkpoint, error);
-  if (status == MLXQ_OK) status = write_side_files(work, error);
+  if (status == MLXQ_OK && work->checkpoint->is_folder) {
+    status = mlxq_side_files_write(work->staging.folder, work->checkpoint, &work->config_text, work->plan, work->result,
+                                   error);
+  }
   return status;
 }
 
@@ -327,7 +271,7 @@ static mlxq_status make_report(mlxq_report **report, conversion *work, mlxq_acti
   uint64_t changed = jobs_of(plan, action);
   mlxq_status status = work->stats ? mlxq_stats_by_kind(&kinds, &kind_count, plan, work->stats, error) : MLXQ_OK;
   if (status != MLXQ_OK) return status;
-  status = mlxq_report_new(report, plan->outputs, work->result, plan->file_count, plan_file_name, plan, error);
+  status = mlxq_report_new(report, plan->outputs, work->result, plan->file_count, mlxq_plan_file_name, plan, error);
   plan->outputs = NULL;
   work->result = NULL;
   if (status != MLXQ_OK) {
