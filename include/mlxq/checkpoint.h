@@ -64,8 +64,8 @@ typedef struct mlxq_convert_options {
   void *user;
 } mlxq_convert_options;
 
-/* A scheme for the layers a pattern matches. Patterns are those of fnmatch(3) with FNM_NOESCAPE: `*` stands for any text,
- * dots included, `?` for one character, `[...]` for one of a set. A pattern matches whole layer paths
+/* A scheme for the layers a pattern matches. Patterns are those of fnmatch(3) with FNM_NOESCAPE: `*` stands for any
+ * text, dots included, `?` for one character, `[...]` for one of a set. A pattern matches whole layer paths
  * ("model.layers.*.mlp.down_proj"). */
 typedef struct mlxq_override {
   const char *pattern;

@@ -14,7 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { MAX_CONFIG_BYTES = 16 << 20 };
+enum { MAX_CONFIG_BYTES = 64 << 20 };
 
 static int compare_files(const void *a, const void *b) {
   return strcmp(((const mlxq_source_file *)a)->path, ((const mlxq_source_file *)b)->path);
@@ -68,20 +68,18 @@ static mlxq_status read_headers(mlxq_checkpoint *checkpoint, mlxq_error *error) 
   return MLXQ_OK;
 }
 
-/* Reads config.json, and takes eos_token_id from generation_config.json over it, as mlx-lm does. */
 static mlxq_status read_config(mlxq_checkpoint *checkpoint, mlxq_error *error) {
+  char *text = NULL;
+  size_t length = 0;
   checkpoint->config_path = mlxq_path_join(checkpoint->path, "config.json");
   if (!checkpoint->config_path) return mlxq_fail_memory(error);
-  mlxq_status status = mlxq_file_read_text(&checkpoint->config_text, &checkpoint->config_length,
-                                           checkpoint->config_path, MAX_CONFIG_BYTES, error);
-  if (status != MLXQ_OK) return status;
-  status = mlxq_json_parse(&checkpoint->config, checkpoint->config_text, checkpoint->config_length, error);
-  if (status != MLXQ_OK) return mlxq_error_at_file(error, status, checkpoint->config_path);
-  if (!json_object_is_type(checkpoint->config, json_type_object)) {
-    mlxq_fail(error, MLXQ_PARSE, NULL, NULL, "the document is not a JSON object");
-    return mlxq_error_at_file(error, MLXQ_PARSE, checkpoint->config_path);
+  mlxq_status status = mlxq_file_read_text(&text, &length, checkpoint->config_path, MAX_CONFIG_BYTES, error);
+  if (status == MLXQ_OK) status = mlxq_json_parse(&checkpoint->config, text, length, error);
+  if (status == MLXQ_OK && !json_object_is_type(checkpoint->config, json_type_object)) {
+    status = mlxq_fail(error, MLXQ_PARSE, NULL, NULL, "the document is not a JSON object");
   }
-  return MLXQ_OK;
+  free(text);
+  return mlxq_error_at_file(error, status, checkpoint->config_path);
 }
 
 /* What Python takes for true. */
@@ -103,6 +101,7 @@ static bool is_truthy(struct json_object *value) {
   }
 }
 
+/* Takes eos_token_id from generation_config.json over config.json's, as mlx-lm does. */
 static mlxq_status merge_generation_config(mlxq_checkpoint *checkpoint, mlxq_error *error) {
   char *text = NULL;
   size_t length = 0;
@@ -173,7 +172,6 @@ void mlxq_checkpoint_free(mlxq_checkpoint *checkpoint) {
   free(checkpoint->files);
   mlxq_weights_free(checkpoint->tensors);
   json_object_put(checkpoint->config);
-  free(checkpoint->config_text);
   free(checkpoint->config_path);
   free(checkpoint->path);
   free(checkpoint);
@@ -228,9 +226,10 @@ static const char *foreign_by_tensors(const mlxq_weights *tensors) {
   return NULL;
 }
 
-const char *mlxq_checkpoint_foreign(const mlxq_checkpoint *checkpoint) {
+const char *mlxq_checkpoint_foreign(const mlxq_checkpoint *checkpoint, bool *guessed) {
   struct json_object *block = NULL, *text_config = NULL;
   const char *method = NULL;
+  *guessed = false;
   if (checkpoint->config) {
     if (json_object_object_get_ex(checkpoint->config, "quantization", &block) && block) return NULL;
     method = method_of(checkpoint->config, "quantization_config");
@@ -243,7 +242,9 @@ const char *mlxq_checkpoint_foreign(const mlxq_checkpoint *checkpoint) {
     if (folder_has(checkpoint, "quantize_config.json")) method = "gptq";
     if (folder_has(checkpoint, "quant_config.json")) method = "awq";
   }
-  return method ? method : foreign_by_tensors(checkpoint->tensors);
+  if (method) return method;
+  *guessed = true;
+  return foreign_by_tensors(checkpoint->tensors);
 }
 
 mlxq_status mlxq_checkpoint_quantization(mlxq_quant_config **config, const mlxq_checkpoint *checkpoint,

@@ -140,11 +140,28 @@ const mlxq_family *mlxq_family_of(const mlxq_checkpoint *checkpoint) {
   return &UNKNOWN;
 }
 
+const mlxq_family *mlxq_family_unknown(void) {
+  return &UNKNOWN;
+}
+
 bool mlxq_family_is_known(const mlxq_family *family) {
   return family->model_type != NULL;
 }
 
 /* ---- Refusals -------------------------------------------------------------------------------------------------- */
+
+/* Hybrids of attention and convolution may have their weights multiplied by numbers in the config. */
+static mlxq_status check_multipliers(struct json_object *config, mlxq_error *error) {
+  if (!json_object_is_type(config, json_type_object)) return MLXQ_OK;
+  struct json_object_iterator at = json_object_iter_begin(config), end = json_object_iter_end(config);
+  for (; !json_object_iter_equal(&at, &end); json_object_iter_next(&at)) {
+    const char *key = json_object_iter_peek_name(&at);
+    if (ends_with(key, "_multiplier")) {
+      return mlxq_fail(error, MLXQ_UNSUPPORTED, NULL, key, "unknown model_type, and its weights may need multiplying");
+    }
+  }
+  return MLXQ_OK;
+}
 
 mlxq_status mlxq_family_check(const mlxq_family *family, const mlxq_checkpoint *checkpoint, mlxq_error *error) {
   static const struct {
@@ -171,16 +188,13 @@ mlxq_status mlxq_family_check(const mlxq_family *family, const mlxq_checkpoint *
       }
     }
   }
+  struct json_object *text_config = NULL;
   if (!conv1d) return MLXQ_OK;
-  struct json_object_iterator at = json_object_iter_begin(checkpoint->config);
-  struct json_object_iterator end = json_object_iter_end(checkpoint->config);
-  for (; !json_object_iter_equal(&at, &end); json_object_iter_next(&at)) {
-    const char *key = json_object_iter_peek_name(&at);
-    if (ends_with(key, "_multiplier")) {
-      return mlxq_fail(error, MLXQ_UNSUPPORTED, NULL, key, "unknown model_type, and its weights may need multiplying");
-    }
+  mlxq_status status = check_multipliers(checkpoint->config, error);
+  if (status == MLXQ_OK && json_object_object_get_ex(checkpoint->config, "text_config", &text_config)) {
+    status = check_multipliers(text_config, error);
   }
-  return MLXQ_OK;
+  return status;
 }
 
 /* ---- Sanitize -------------------------------------------------------------------------------------------------- */
@@ -280,6 +294,10 @@ mlxq_status mlxq_family_sanitize(const mlxq_family *family, mlxq_checkpoint *che
     warn(user,
          "config.json does not say tie_word_embeddings; mlx-lm takes this family's embeddings as tied, so lm_head is "
          "dropped");
+  }
+  if (drops && !family->model_type) {
+    warn(user,
+         "unknown model_type: rotary tables, multi-token prediction and a tied lm_head are dropped, as mlx-lm does");
   }
   if (extra_layers) warn(user, "layers beyond num_hidden_layers are dropped, as mlx-lm does");
   return MLXQ_OK;
