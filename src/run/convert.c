@@ -54,6 +54,9 @@ static mlxq_status check_options(conversion *work, uint32_t version, mlxq_error 
   if (version != MLXQ_CONVERT_OPTIONS_VERSION) {
     return mlxq_fail(error, MLXQ_USAGE, NULL, "version", "unknown version %u of the options", version);
   }
+  if (options->profile != MLXQ_PROFILE_CPU && options->profile != MLXQ_PROFILE_GPU) {
+    return mlxq_fail(error, MLXQ_USAGE, NULL, "profile", "unknown profile %d", (int)options->profile);
+  }
   if (options->dtype && *options->dtype != MLXQ_F16 && *options->dtype != MLXQ_BF16 && *options->dtype != MLXQ_F32) {
     return mlxq_fail(error, MLXQ_UNSUPPORTED_DTYPE, NULL, "dtype", "is %s; F16, BF16 and F32 can be made",
                      mlxq_dtype_name(*options->dtype));
