@@ -31,9 +31,10 @@ void mlxq_checkpoint_free(mlxq_checkpoint *checkpoint);
 /* MLXQ_CHANGED, naming the file, unless every .safetensors file is still what it was when opened. */
 mlxq_status mlxq_checkpoint_check(const mlxq_checkpoint *checkpoint, mlxq_error *error);
 
-/* The quant_method of a quantization that is not MLX's, or NULL. `*guessed` says whether it comes from the tensors
- * alone, and not from a config. Valid while the checkpoint is. */
-const char *mlxq_checkpoint_foreign(const mlxq_checkpoint *checkpoint, bool *guessed);
+/* The quant_method of a quantization that is not MLX's, or NULL; valid while the checkpoint is. `*guessed` says whether
+ * it comes from the tensors alone, and not from a config. */
+mlxq_status mlxq_checkpoint_foreign(const char **method, bool *guessed, const mlxq_checkpoint *checkpoint,
+                                    mlxq_error *error);
 
 /* The configuration in the `quantization` block; `*config` is NULL where there is none. Errors name config.json. */
 mlxq_status mlxq_checkpoint_quantization(mlxq_quant_config **config, const mlxq_checkpoint *checkpoint,

@@ -216,8 +216,10 @@ static bool is_beyond(const char *name, long layer_count) {
 }
 
 /* The head, by the names that families use for it. */
-static bool is_head(const char *name) {
-  return strncmp(name, "lm_head.", strlen("lm_head.")) == 0;
+static bool is_head(const mlxq_family *family, const char *name) {
+  bool internlm2 = family->model_type && strcmp(family->model_type, "internlm2") == 0;
+  const char *head = internlm2 ? "output." : "lm_head.";
+  return strncmp(name, head, strlen(head)) == 0;
 }
 
 static bool is_tied(const mlxq_family *family, const mlxq_checkpoint *checkpoint, bool *open) {
@@ -236,22 +238,23 @@ static bool is_tied(const mlxq_family *family, const mlxq_checkpoint *checkpoint
   }
 }
 
-static bool is_dropped(const char *name, bool tied, long layer_count) {
+static bool is_dropped(const mlxq_family *family, const char *name, bool tied, long layer_count) {
   if (ends_with(name, "rotary_emb.inv_freq") || ends_with(name, "attention.rope.inv_freq")) return true;
   if (strncmp(name, "mtp.", 4) == 0 || strncmp(name, "model.mtp_layers.", 17) == 0) return true;
   if (is_beyond(name, layer_count)) return true;
-  return tied && is_head(name);
+  return tied && is_head(family, name);
 }
 
 /* Moves the descriptions of all tensors but the dropped ones to a new map. */
-static mlxq_status keep_tensors(mlxq_checkpoint *checkpoint, bool tied, long layer_count, mlxq_error *error) {
+static mlxq_status keep_tensors(const mlxq_family *family, mlxq_checkpoint *checkpoint, bool tied, long layer_count,
+                                mlxq_error *error) {
   mlxq_weights *kept = NULL;
   const mlxq_weights *all = checkpoint->tensors;
   mlxq_status status = mlxq_weights_new(&kept, error);
   for (size_t i = 0; status == MLXQ_OK && i < all->count; i++) {
     const mlxq_tensor_entry *entry = &all->entries[i];
     const mlxq_tensor *tensor = &entry->tensor;
-    if (is_dropped(tensor->name, tied, layer_count)) continue;
+    if (is_dropped(family, tensor->name, tied, layer_count)) continue;
     status = mlxq_weights_describe(kept, tensor->name, strlen(tensor->name), tensor->dtype, tensor->rank, tensor->shape,
                                    entry->file, entry->offset, NULL, error);
   }
@@ -283,12 +286,12 @@ mlxq_status mlxq_family_sanitize(const mlxq_family *family, mlxq_checkpoint *che
   }
   for (size_t i = 0; i < checkpoint->tensors->count; i++) {
     const char *name = checkpoint->tensors->entries[i].tensor.name;
-    head = head || is_head(name);
-    drops = drops || is_dropped(name, tied, layer_count);
+    head = head || is_head(family, name);
+    drops = drops || is_dropped(family, name, tied, layer_count);
     extra_layers = extra_layers || is_beyond(name, layer_count);
   }
   mlxq_status status = open && head ? write_tied(checkpoint, tied, error) : MLXQ_OK;
-  if (status == MLXQ_OK && drops) status = keep_tensors(checkpoint, tied, layer_count, error);
+  if (status == MLXQ_OK && drops) status = keep_tensors(family, checkpoint, tied, layer_count, error);
   if (status != MLXQ_OK || !warn) return status;
   if (open && head && tied) {
     warn(user,

@@ -77,7 +77,9 @@ static mlxq_status open_source(conversion *work, const char *source, mlxq_error 
   if (status != MLXQ_OK) return status;
   work->source_bytes = mlxq_total_bytes(work->checkpoint->tensors);
   bool guessed = false;
-  const char *foreign = mlxq_checkpoint_foreign(work->checkpoint, &guessed);
+  const char *foreign = NULL;
+  status = mlxq_checkpoint_foreign(&foreign, &guessed, work->checkpoint, error);
+  if (status != MLXQ_OK) return status;
   if (foreign && guessed && work->options->force) {
     warn_format(work, "the tensors look like another format, '%s'; going on because of --force", foreign);
   } else if (foreign) {

@@ -92,22 +92,24 @@ static mlxq_status check_replaceable(const mlxq_staging *staging, const struct s
 
 static mlxq_status check_places(const mlxq_staging *staging, const char *source, mlxq_error *error) {
   mlxq_status status = MLXQ_OK;
-  char *target = NULL, *working = NULL;
+  char *target = NULL, *working = NULL, *aside = NULL;
   char *real_source = realpath(source, NULL), *real_parent = realpath(staging->parent, NULL);
   if (!real_source) {
     status = mlxq_fail_errno(error, errno, source, "cannot resolve");
   } else if (!real_parent) {
     status = mlxq_fail_errno(error, errno, staging->parent, "the folder of the destination cannot be resolved");
   } else if (!(target = mlxq_path_join(real_parent, mlxq_path_base(staging->destination))) ||
-             !(working = mlxq_path_join(real_parent, mlxq_path_base(staging->folder)))) {
+             !(working = mlxq_path_join(real_parent, mlxq_path_base(staging->folder))) ||
+             !(aside = mlxq_path_join(real_parent, mlxq_path_base(staging->aside)))) {
     status = mlxq_fail_memory(error);
   } else if (is_inside(target, real_source)) {
     status = fail_at(error, MLXQ_USAGE, staging->destination, "is, or lies inside, the source");
   } else if (is_inside(real_source, target)) {
     status = fail_at(error, MLXQ_USAGE, staging->destination, "contains the source");
-  } else if (is_inside(real_source, working)) {
-    status = fail_at(error, MLXQ_USAGE, staging->folder, "is the working folder for this destination, and the source");
+  } else if (is_inside(real_source, working) || is_inside(real_source, aside)) {
+    status = fail_at(error, MLXQ_USAGE, real_source, "is a working folder for this destination, and the source");
   }
+  free(aside);
   free(working);
   free(target);
   free(real_parent);
