@@ -75,10 +75,12 @@ def read_safetensors(path):
     return tensors, metadata
 
 
-def write_safetensors(path, tensors, metadata=None):
-    """Writes {name: Tensor}, widest elements first so that every tensor is aligned."""
+def write_safetensors(path, tensors, metadata=None, keep_order=False):
+    """Writes {name: Tensor}, widest elements first so that every tensor is aligned, or in the order given."""
     header = {"__metadata__": metadata} if metadata else {}
-    ordered = sorted(tensors.items(), key=lambda item: (-item[1].bits.itemsize, item[0]))
+    ordered = list(tensors.items())
+    if not keep_order:
+        ordered.sort(key=lambda item: (-item[1].bits.itemsize, item[0]))
     offset = 0
     for name, t in ordered:
         header[name] = {"dtype": t.dtype, "shape": list(t.shape), "data_offsets": [offset, offset + t.bits.nbytes]}
@@ -149,13 +151,24 @@ class LiveTest:
         mx.set_default_device(mx.cpu)
         print(f"{name}: seed {self.seed}", flush=True)
 
-    def run(self, *arguments):
-        """Runs mlxq, which must succeed."""
+    def start(self, *arguments):
+        """Runs mlxq."""
         command = [str(self.mlxq), *map(str, arguments), "--quiet"]
         self.last_command = shlex.join(command)
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+
+    def run(self, *arguments):
+        """Runs mlxq, which must succeed."""
+        done = self.start(*arguments)
         if done.returncode != 0:
             raise Mismatch(f"exit {done.returncode}: {done.stderr.strip() or '(stderr is empty)'}")
+
+    def run_refused(self, *arguments):
+        """Runs mlxq, which must fail. Returns the error it reports."""
+        done = self.start(*arguments, "--json")
+        if done.returncode != 1:
+            raise Mismatch(f"exit {done.returncode} where a refusal, 1, is expected")
+        return json.loads(done.stderr.splitlines()[-1])["error"]
 
     @contextlib.contextmanager
     def case(self, label):

@@ -69,9 +69,9 @@ def wrapped_groups(w, mode):
     return (s > 0) & (exponent_at_least(s) < -127)
 
 
-def twice(array):
-    """The array above itself: MLX's CPU backend refuses an odd number of nvfp4 groups."""
-    return mx.concatenate([array, array])
+def even(array, mode):
+    """MLX's CPU backend refuses an odd number of nvfp4 groups: for these the array above itself."""
+    return mx.concatenate([array, array]) if mode == "nvfp4" else array
 
 
 def empty_parts(w, mode, bits, group):
@@ -86,7 +86,7 @@ def quantize(w, mode, bits, group):
     """What mlxq makes of an MLX array: ({"weight": Tensor, "scales": ..., "biases": ...}, wrapped groups mended)."""
     if w.size == 0:
         return empty_parts(w, mode, bits, group), 0
-    parts = mx.quantize(twice(w), group_size=group, bits=bits, mode=mode)
+    parts = mx.quantize(even(w, mode), group_size=group, bits=bits, mode=mode)
     result = {key: tensor(part[: len(w)]) for key, part in zip(("weight", "scales", "biases"), parts)}
     if mode not in LARGEST:
         return result, 0
@@ -100,7 +100,7 @@ def quantize(w, mode, bits, group):
 
 def dequantize(parts, mode, bits, group, dtype):
     """What mlxq makes of {"weight": Tensor, ...}: a Tensor whose MLX dtype is `dtype`."""
-    arrays = [twice(parts[key].mlx()) for key in ("weight", "scales", "biases") if key in parts]
+    arrays = [even(parts[key].mlx(), mode) for key in ("weight", "scales", "biases") if key in parts]
     if mode == "affine":
         arrays[1:] = [array.astype(dtype) for array in arrays[1:]]
     dense = mx.dequantize(*arrays, group_size=group, bits=bits, mode=mode, dtype=dtype)

@@ -1,12 +1,30 @@
 """Whole folders against mlx-lm: tiny models of every family, converted by mlx_lm.convert and by mlxq, must be equal.
 
-Equal means: the same tensors with the same bytes, the same config.json, index and metadata, and the same logits once
-mlx_lm has loaded the two results. Each family (families.py) occurs with every scheme, with every way of keeping a
-checkpoint (VARIANTS), with recipes, with layers left out or given another scheme, already quantized in part, and
-back to dense.
+Equal means: the same tensors with the same bytes, the same config.json, index, metadata and model card, the same files
+beside them, and the same logits once mlx_lm has loaded the two results. Each family (families.py) occurs with every
+scheme, with every way of keeping a checkpoint (VARIANTS), with recipes, with layers left out or given another scheme,
+already quantized in part, in small shards, and back to dense.
+
+Files beside the tensors. mlx_lm.convert loads the tokenizer and saves it anew; mlxq copies its files. Therefore
+
+- TOKENIZER_FILES: mlxq's result has the source's bytes wherever the source has the file. mlx-lm writes tokenizer.json
+  and tokenizer_config.json with the same meaning but other bytes, and a chat_template.jinja that it takes out of a
+  tokenizer_config.json; it does not write the others.
+- COPIED_FILES: both have the source's bytes.
+- README.md: both write the same card, whatever the source's says.
+- Other files of the source are in neither.
+
+Shards. mlx-lm starts a shard when the next tensor would make it larger than the limit, in the order of its modules;
+mlxq follows the same rule in the order of the source. Where the source is in mlx-lm's order, the shards must hold the
+same tensors under the same names; otherwise mlxq's must obey the rule.
+
+Folders that mlxq refuses. A packed layer is taken for what config.json says. mlx-lm infers from the shapes in its model
+how a layer was packed that config.json has no entry for; mlxq has no model, and refuses where default and tensors
+contradict each other. Without a quantization block both refuse.
 """
 
 import contextlib
+import fnmatch
 import io
 import json
 import os
@@ -21,17 +39,53 @@ import mlx_lm.utils
 import numpy as np
 from common import DTYPES, OPTION, LiveTest, Mismatch, compare_tensor, compare_tensors, read_safetensors, tensor, write_safetensors
 from expected import dequantize
-from families import FAMILIES
+from families import FAMILIES, FURTHER, NOT_COMPARED
 from mlx_lm.convert import convert
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-mlx_lm.utils.create_model_card = lambda *_: None  # its template takes longer than the conversion, and is not compared
-
 SCHEMES = [("affine", 4, 64), ("affine", 3, 32), ("affine", 8, 128), ("mxfp4", 4, 32), ("mxfp8", 8, 32), ("nvfp4", 4, 16)]
-SCHEMES_PER_VARIANT = 2
+SCHEMES_PER_VARIANT = 2  # FURTHER families: 1
 RECIPES = [("mixed_3_6", 64), ("mixed_2_6", 32), ("mixed_4_6", 128), ("mixed_3_4", 64)]
 RECIPE_LAYERS = 9  # from 8 layers on, the first eighth of them is a layer too
-OTHER_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+
+# Kept, as patterns; a source with side files has every one of SIDE_FILES, which mlx_lm.load does not mind.
+TOKENIZER_FILES = ["tokenizer*", "special_tokens_map*.json", "added_tokens*.json", "vocab*", "merges*"]
+TOKENIZER_FILES += ["*.jinja", "chat_template*.json", "*.tiktoken", "*.model"]
+COPIED_FILES = ["*.py", "generation_config.json"]
+WRITTEN_FILES = {"config.json", "model.safetensors.index.json", "README.md"}
+SIDE_FILES = {
+    "special_tokens_map.json": '{"bos_token": "<s>"}',
+    "added_tokens.json": "{}",
+    "vocab.json": "{}",
+    "merges.txt": "#version: 0.2\n",
+    "chat_template.json": "{}",
+    "qwen.tiktoken": "",
+    "tokenizer.model": "\x00",
+    "modeling_own.py": "raise SystemExit\n",
+    "configuration_own.py": "",
+    # of no use to mlx-lm
+    "README.md": "---\nlicense: mit\n---\n# A card\n",
+    "LICENSE": "",
+    ".gitattributes": "",
+    "notes.txt": "",
+    "preprocessor_config.json": "{}",
+    "pytorch_model.bin": "",
+    "pytorch_model.bin.index.json": "{}",
+    "training_args.bin": "",
+}
+PROMPT = mx.array([[0, 17, 42, 99, 200, 1]])
+CHAT_TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
+
+# (default scheme, a layer's own scheme that config.json does not mention, mlxq's status). Affine schemes with one product
+# of bits and group size, such as 4/64 and 8/32, cannot be told apart by the tensors alone.
+UNMENTIONED = [
+    (("affine", 4, 64), ("affine", 6, 32), "shape_mismatch"),
+    (("mxfp4", 4, 32), ("affine", 4, 32), "key_collision"),
+    (("affine", 4, 64), ("mxfp8", 8, 32), "missing_key"),
+    (("mxfp4", 4, 32), ("mxfp8", 8, 32), "shape_mismatch"),
+    (("mxfp8", 8, 32), ("nvfp4", 4, 16), "shape_mismatch"),
+    (("affine", 8, 64), ("affine", 8, 32), "shape_mismatch"),
+]
 
 # Keys that mlx-lm does not know, among them values that strict JSON parsers refuse or round.
 UNUSUAL_KEYS = """
@@ -66,6 +120,8 @@ class Variant:
     extra_keys: str = ""
     generation_config: str | None = None
     layers: int = 2
+    side_files: bool = False
+    template: str = ""  # "jinja", "tokenizer_config": where the chat template is
 
     def adapted(self, family):
         """(does the checkpoint hold lm_head.weight, the tie_word_embeddings key or None)."""
@@ -81,7 +137,7 @@ class Variant:
 
 VARIANTS = [
     Variant("plain"),
-    Variant("tied in two shards", tied=True, stored=("F16",), shards=2, index=True),
+    Variant("tied in two shards", tied=True, stored=("F16",), shards=2, index=True, template="jinja"),
     Variant("no tie key, no index", tie_key=False, torch_dtype="float16", shards=2),
     Variant("no tie key, lm_head", tie_key=False, extra_lm_head=True, torch_dtype=None),
     Variant(
@@ -92,16 +148,28 @@ VARIANTS = [
         index=True,
         generation_config='{"eos_token_id": [1, 5], "temperature": 0.6}',
     ),
-    Variant("unusual config", stored=("F32",), torch_dtype="float16", extra_keys=UNUSUAL_KEYS, generation_config="{broken"),
+    Variant(
+        "unusual config",
+        stored=("F32",),
+        torch_dtype="float16",
+        extra_keys=UNUSUAL_KEYS,
+        generation_config="{broken",
+        side_files=True,
+    ),
     Variant("inv_freq", inv_freq=True, stored=("F16",), torch_dtype="float32", generation_config='{"eos_token_id": 0}'),
     Variant("mixed dtypes", stored=("F32", "BF16", "F16"), torch_dtype=None, shards=2, index=True),
     Variant("dtype keys to ignore", stored=("F32",), torch_dtype=None, extra_keys='"dtype": "float16", "architecture": null,'),
-    Variant("text_config", torch_dtype=None, extra_keys='"text_config": {"dtype": "float16", "b": 1, "a": 2},'),
+    Variant(
+        "text_config",
+        torch_dtype=None,
+        extra_keys='"text_config": {"dtype": "float16", "b": 1, "a": 2},',
+        template="tokenizer_config",
+    ),
     Variant("dtype not castable to", tied=True, stored=("F16",), torch_dtype="float64"),
 ]
 
 
-def write_tokenizer(folder):
+def write_tokenizer(folder, template):
     """A byte-level tokenizer without merges: all that mlx_lm.load needs."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate(["<s>", "</s>", *alphabet])}
@@ -110,6 +178,10 @@ def write_tokenizer(folder):
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
+    if template == "tokenizer_config":
+        settings["chat_template"] = CHAT_TEMPLATE
+    elif template == "jinja":
+        (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
@@ -146,13 +218,118 @@ def write_source(folder, family, variant, rng):
     if variant.generation_config is not None:
         (folder / "generation_config.json").write_text(variant.generation_config)
     write_weights(folder, family.shapes(variant.layers, lm_head, inv_freq), variant, rng)
-    write_tokenizer(folder)
+    write_tokenizer(folder, variant.template)
+    if variant.side_files:
+        for name, text in SIDE_FILES.items():
+            (folder / name).write_text(text)
 
 
-def mlx_convert(source, destination, **options):
-    """mlx_lm.convert without its prints."""
+class ModelCard:
+    """mlx-lm's create_model_card, which takes longer than a tiny conversion: once for each family it really runs.
+
+    For a local folder the card does not depend on the model, so the other conversions get the text of that one.
+    """
+
+    create = staticmethod(mlx_lm.utils.create_model_card)
+
+    def __init__(self):
+        self.text = None
+
+    def __call__(self, path, hf_path):
+        if hf_path is not None:
+            raise ValueError(f"a card for the repository {hf_path}: the test converts local folders")
+        card = path / "README.md"
+        if self.text is None:
+            self.create(path, hf_path)
+            self.text = card.read_text()
+        else:
+            card.write_text(self.text)
+
+
+class ShardLimit(int):
+    """Bytes, where make_shards takes whole GiB and shifts them."""
+
+    def __lshift__(self, bits):
+        return int(self)
+
+
+class Sharder:
+    """mlx-lm's make_shards with another limit, noting the order and size of what it was given."""
+
+    make_shards = staticmethod(mlx_lm.utils.make_shards)
+
+    def __init__(self, limit):
+        self.limit, self.sizes = limit, {}
+
+    def __call__(self, weights):
+        self.sizes = {name: array.nbytes for name, array in weights.items()}
+        return self.make_shards(weights, ShardLimit(self.limit))
+
+
+def mlx_convert(source, destination, limit=5 << 30, **options):
+    """mlx_lm.convert without its prints. Returns {tensor name: bytes} in the order in which they went into shards."""
+    mlx_lm.utils.make_shards = Sharder(limit)
     with contextlib.redirect_stdout(io.StringIO()):
         convert(str(source), str(destination), **options)
+    return mlx_lm.utils.make_shards.sizes
+
+
+def matches(name, patterns):
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def compare_side_files(actual, expected, source):
+    """Compares the files beside the tensors, by the rules at the top. Returns how many were compared."""
+    held = {path.name for path in source.iterdir()}
+    names = {path.name for path in actual.glob("*") if path.suffix != ".safetensors"}
+    kept = {name for name in held if matches(name, TOKENIZER_FILES + COPIED_FILES)}
+    if names != WRITTEN_FILES | kept:
+        missing, extra = sorted((WRITTEN_FILES | kept) - names), sorted(names - WRITTEN_FILES - kept)
+        raise Mismatch(f"files: missing {missing}, not expected {extra}")
+    wanted = WRITTEN_FILES | {"tokenizer.json", "tokenizer_config.json"} | {name for name in held if matches(name, COPIED_FILES)}
+    settings = json.loads((source / "tokenizer_config.json").read_text())
+    if "chat_template.jinja" in held or "chat_template" in settings:
+        wanted.add("chat_template.jinja")
+    theirs = {path.name for path in expected.glob("*") if path.suffix != ".safetensors"}
+    if theirs != wanted:
+        raise Mismatch(f"mlx-lm's files are not those this test describes: {sorted(theirs ^ wanted)}")
+    same = [(name, actual, source) for name in kept]
+    same += [(name, actual, expected) for name in kept if matches(name, COPIED_FILES)]
+    same += [("README.md", actual, expected)]
+    for name, left, right in same:
+        if (left / name).read_bytes() != (right / name).read_bytes():
+            raise Mismatch(f"{name} differs from that of {right.name}")
+    return len(names)
+
+
+def shard_sizes(folder):
+    """{file name: the bytes of each of its tensors}, by name."""
+    paths = sorted(folder.glob("*.safetensors"))
+    return {path.name: [t.bits.nbytes for t in read_safetensors(path)[0].values()] for path in paths}
+
+
+def compare_shards(actual, expected, limit, same_order):
+    """Compares the shards of two folders, or with the rule, by what is said at the top. Returns how many were compared."""
+    shards = shard_sizes(actual)
+    count = len(shards)
+    names = [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)] if count > 1 else ["model.safetensors"]
+    if list(shards) != names:
+        raise Mismatch(f"shards are called {list(shards)}")
+    if not same_order:
+        sizes = list(shards.values())
+        for name, held in shards.items():
+            if len(held) > 1 and sum(held) > limit:
+                raise Mismatch(f"{name}: {sum(held)} bytes in {len(held)} tensors, and the limit is {limit}")
+        for name, held, following in zip(names, sizes, sizes[1:]):
+            # which tensor came first in the next shard, nobody knows: at least one of them must not have had room
+            if sum(held) + max(following) <= limit:
+                raise Mismatch(f"{name}: {sum(held)} bytes, room for every tensor of the next shard within {limit}")
+        return count
+    maps = [json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"] for folder in (actual, expected)]
+    compare_json("shards: weight_map", *maps)
+    totals = [{name: sum(held) for name, held in sizes.items()} for sizes in (shards, shard_sizes(expected))]
+    compare_json("bytes of a shard", *totals)
+    return count
 
 
 def read_folder(folder):
@@ -197,13 +374,18 @@ def permitted_config(family, source, expected, skipped):
     return config
 
 
-def logits(folder):
-    """What the model of a folder answers to a fixed prompt, loaded strictly."""
+def load(folder):
+    """The model of a folder, loaded strictly."""
     try:
-        model, _ = mlx_lm.utils.load(str(folder))
+        return mlx_lm.utils.load(str(folder))[0]
     except Exception as error:
         raise Mismatch(f"mlx_lm.load refuses {folder}: {error!r}") from error
-    return tensor(model(mx.array([[0, 17, 42, 99, 200, 1]])))
+
+
+def logits(folder):
+    """What the model of a folder answers to a fixed prompt."""
+    model = load(folder)
+    return tensor(model(PROMPT))
 
 
 def own_predicate(config):
@@ -216,45 +398,62 @@ class FolderTest:
     """The cases of one family."""
 
     def __init__(self, live, name, number):
-        self.live, self.name, self.number, self.family = live, name, number, FAMILIES[name]
+        self.live, self.name, self.number, self.family = live, name, number, (FAMILIES | FURTHER)[name]
+        self.schemes_per_variant = 1 if name in FURTHER else SCHEMES_PER_VARIANT
         self.rng = np.random.default_rng([live.seed, number])
-        self.conversions = 0
-        self.loaded = 0
+        self.conversions = self.loaded = self.run_pairs = self.shards_compared = self.refusals = 0
         self.done = set()
+        self.schemes_loaded = set()
+        self.card = mlx_lm.utils.create_model_card = ModelCard()
 
-    def compare(self, actual, expected, source, load_too=False, skipped=()):
-        """Compares the folder mlxq wrote with mlx-lm's."""
+    def compare(self, actual, expected, source, run_too=False, skipped=(), limit=None, same_order=True):
+        """Compares the folder mlxq wrote with mlx-lm's, and loads it. With a `limit` there may be more than one shard."""
         config = permitted_config(self.family, source, expected, skipped)
         compare_json("config.json", json.loads((actual / "config.json").read_text()), config)
         actual_tensors, actual_index = read_folder(actual)
         expected_tensors, expected_index = read_folder(expected)
         self.live.count(compare_tensors(actual_tensors, expected_tensors))
         compare_json("index metadata", actual_index["metadata"], expected_index["metadata"])
-        for name in OTHER_FILES:
-            if (source / name).exists() and (not (actual / name).exists() or (actual / name).read_bytes() != (source / name).read_bytes()):
-                raise Mismatch(f"{name} is not the source's")
+        self.live.count(compare_side_files(actual, expected, source))
+        shards = compare_shards(actual, expected, limit or 5 << 30, same_order or not limit)
+        self.shards_compared += shards if limit else 0
         self.conversions += 1
-        if load_too:
+        packed = "quantization" in config
+        if run_too and packed and self.family.tied_fails and config.get("tie_word_embeddings", self.family.tie_default):
+            self.fails_to_run(actual)
+        elif run_too:
             compare_tensor("logits", logits(actual), logits(expected))
-            self.loaded += 1
+            self.run_pairs += 1
+        elif packed:
+            load(actual)
+        self.loaded += run_too or packed
 
-    def quantize_and_back(self, variant, scheme, load_too):
+    def fails_to_run(self, folder):
+        """What families.py says mlx-lm loads but does not run, it still does not run."""
+        model = load(folder)
+        try:
+            mx.eval(model(PROMPT))
+        except ValueError:
+            return
+        raise Mismatch(f"mlx-lm runs this tied model, although families.py says it does not, because {self.family.tied_fails}")
+
+    def quantize_and_back(self, variant, scheme, run_too):
         mode, bits, group = scheme
         with self.live.case(f"{self.name}, {variant.label}, {mode} {bits}/{group}") as folder:
             source, ours, theirs = folder / "source", folder / "mlxq", folder / "mlx-lm"
             write_source(source, self.family, variant, self.rng)
             mlx_convert(source, theirs, quantize=True, q_mode=mode, q_bits=bits, q_group_size=group)
             self.live.run("quantize", source, ours, "--mode", mode, "--bits", bits, "--group-size", group)
-            self.compare(ours, theirs, source, load_too)
-            self.dequantize(folder, theirs, load_too)
+            self.compare(ours, theirs, source, run_too)
+            self.dequantize(folder, theirs, run_too)
             self.done |= {variant.label, scheme}
 
-    def dequantize(self, folder, source, load_too):
+    def dequantize(self, folder, source, run_too):
         """Back to dense. In the scale-only modes mlx-lm makes bfloat16 of every layer, whatever the model's dtype."""
         ours, theirs = folder / "mlxq dense", folder / "mlx-lm dense"
         mlx_convert(source, theirs, dequantize=True)
         self.live.run("dequantize", source, ours)
-        self.compare(ours, theirs, source, load_too=load_too)
+        self.compare(ours, theirs, source, run_too)
 
     def recipe(self, recipe, group):
         variant = Variant(recipe, layers=RECIPE_LAYERS, tied=self.number % 2 == 0)
@@ -263,8 +462,8 @@ class FolderTest:
             write_source(source, self.family, variant, self.rng)
             mlx_convert(source, theirs, quantize=True, q_group_size=group, quant_predicate=recipe)
             self.live.run("quantize", source, ours, "--recipe", recipe, "--group-size", group)
-            self.compare(ours, theirs, source, load_too=True)
-            self.dequantize(folder, theirs, load_too=False)
+            self.compare(ours, theirs, source, run_too=True)
+            self.dequantize(folder, theirs, run_too=False)
 
     def parts(self, scheme, second):
         """Layer 1 left dense and layer 0's MLP in another scheme; then the rest of that result quantized in a second run."""
@@ -273,27 +472,28 @@ class FolderTest:
             source, ours, theirs = folder / "source", folder / "mlxq", folder / "mlx-lm"
             write_source(source, self.family, Variant("parts", tied=self.number % 2 == 1), self.rng)
             default = own_predicate(self.family.config)
+            block, mlp = self.family.block, self.family.mlp
             skipped = []
 
             def choose(path, module):
-                if path.startswith("model.layers.1."):
+                if path.startswith(f"{block}.1."):
                     skipped.append(path)
                     return False
-                if path.startswith("model.layers.0.mlp."):
+                if path.startswith(f"{block}.0.{mlp}."):
                     return {"group_size": 32, "bits": 6, "mode": "affine"}
                 return default(path, module)
 
             mlx_convert(source, theirs, quantize=True, q_mode=mode, q_bits=bits, q_group_size=group, quant_predicate=choose)
-            override = "model.layers.0.mlp.*=bits:6,group_size:32,mode:affine"
+            override = f"{block}.0.{mlp}.*=bits:6,group_size:32,mode:affine"
             scheme_options = ["--mode", mode, "--bits", bits, "--group-size", group]
-            self.live.run("quantize", source, ours, *scheme_options, "--skip", "model.layers.1.*", "--override", override)
-            self.compare(ours, theirs, source, load_too=True, skipped=skipped)
+            self.live.run("quantize", source, ours, *scheme_options, "--skip", f"{block}.1.*", "--override", override)
+            self.compare(ours, theirs, source, run_too=True, skipped=skipped)
 
             mode, bits, group = second
             ours_again, theirs_again = folder / "mlxq again", folder / "mlx-lm again"
             mlx_convert(theirs, theirs_again, quantize=True, q_mode=mode, q_bits=bits, q_group_size=group)
             self.live.run("quantize", theirs, ours_again, "--mode", mode, "--bits", bits, "--group-size", group)
-            self.compare(ours_again, theirs_again, theirs, load_too=True)
+            self.compare(ours_again, theirs_again, theirs, run_too=True)
 
     def cast(self, dtype, scheme):
         """`--dtype`, in both directions; back to dense in each of the other dtypes."""
@@ -350,32 +550,132 @@ class FolderTest:
                 self.live.run("quantize", source, ours)
                 self.compare(ours, theirs, source)
 
+    def shards(self, scheme):
+        """Small shards, in mlx-lm's order of tensors and in another; the sharded result back to dense, in shards again."""
+        mode, bits, group = scheme
+        options = {"quantize": True, "q_mode": mode, "q_bits": bits, "q_group_size": group}
+        scheme_options = ["--mode", mode, "--bits", bits, "--group-size", group]
+        with self.live.case(f"{self.name}, shards, {mode} {bits}/{group}") as folder:
+            shuffled, ordered = folder / "shuffled", folder / "in mlx-lm's order"
+            write_source(shuffled, self.family, Variant("shards", tied=self.number % 2 == 0), self.rng)
+            shutil.copytree(shuffled, ordered)
+            sizes = mlx_convert(shuffled, folder / "whole", **options)
+            held, _ = read_safetensors(shuffled / "model.safetensors")
+            of_source = (name.removesuffix(".scales").removesuffix(".biases") for name in sizes)
+            names = dict.fromkeys(name if name in held else f"{name}.weight" for name in of_source)
+            held = {name: held[name] for name in names} | held
+            write_safetensors(ordered / "model.safetensors", held, {"format": "pt"}, keep_order=True)
+            permuted = {name: held[name] for name in self.rng.permutation(list(held))}
+            write_safetensors(shuffled / "model.safetensors", permuted, {"format": "pt"}, keep_order=True)
+            largest, some = max(sizes.values()), list(sizes.values())[: int(self.rng.integers(2, len(sizes)))]
+            limits = [sum(sizes.values()) // 3, largest, largest - 1, sum(some), sum(some) - 1, 1]
+            limit = limits[self.number % len(limits)]
+            for source in (ordered, shuffled):
+                ours, theirs = folder / f"mlxq {source.name}", folder / f"mlx-lm {source.name}"
+                mlx_convert(source, theirs, limit, **options)
+                self.live.run("quantize", source, ours, *scheme_options, "--max-shard-size", limit)
+                self.compare(ours, theirs, source, limit=limit, same_order=source is ordered)
+            dense, dense_theirs = folder / "mlxq dense", folder / "mlx-lm dense"
+            mlx_convert(theirs, dense_theirs, limit, dequantize=True)
+            self.live.run("dequantize", theirs, dense, "--max-shard-size", limit)
+            self.compare(dense, dense_theirs, theirs, limit=limit, same_order=False)
+
+    def expect_refusal(self, source, status, *more):
+        """Both directions refuse the folder with this status and leave nothing behind."""
+        for command in ("quantize", "dequantize"):
+            ours = source.parent / f"{source.name} {command}"
+            error = self.live.run_refused(command, source, ours, *more)
+            if error["status"] != status:
+                raise Mismatch(f"status is {error['status']}, expected {status}: {error['message']}")
+            if ours.exists():
+                raise Mismatch(f"{ours.name} is there, although {command} failed")
+            self.refusals += 1
+
+    def undescribed(self, default, own, status):
+        """Packed layers that config.json describes by a wrong default, or not at all."""
+        mode, bits, group = default
+        with self.live.case(f"{self.name}, undescribed, {default} {own}") as folder:
+            source, theirs, unmentioned, bare = (folder / name for name in ("source", "mlx-lm", "unmentioned", "bare"))
+            write_source(source, self.family, Variant("undescribed"), self.rng)
+            predicate = own_predicate(self.family.config)
+            own_option = dict(zip(("mode", "bits", "group_size"), own))
+            block, mlp = self.family.block, self.family.mlp
+
+            def choose(path, module):
+                return own_option if path.startswith(f"{block}.0.{mlp}.") else predicate(path, module)
+
+            mlx_convert(source, theirs, quantize=True, q_mode=mode, q_bits=bits, q_group_size=group, quant_predicate=choose)
+            config = json.loads((theirs / "config.json").read_text())
+            for target in (unmentioned, bare):
+                shutil.copytree(theirs, target)
+                for key in ("quantization", "quantization_config"):
+                    entries = {path: entry for path, entry in config[key].items() if not path.startswith(f"{block}.0.{mlp}.")}
+                    config[key] = entries
+                    if target is bare:
+                        del config[key]
+                (target / "config.json").write_text(json.dumps(config))
+            compare_tensor("logits without the entries", logits(unmentioned), logits(theirs))
+            self.expect_refusal(unmentioned, status)
+            try:
+                load(bare)
+            except Mismatch:
+                pass
+            else:
+                raise Mismatch("mlx-lm loads packed layers without a quantization block, although this test says it does not")
+            self.expect_refusal(bare, "invariant")
+
     def all_cases(self):
         for i, variant in enumerate(VARIANTS):
-            for j in range(SCHEMES_PER_VARIANT):
+            for j in range(self.schemes_per_variant):
                 scheme = SCHEMES[(self.number + i + j * len(SCHEMES) // SCHEMES_PER_VARIANT) % len(SCHEMES)]
-                self.quantize_and_back(variant, scheme, load_too=j == 0)
+                self.quantize_and_back(variant, scheme, run_too=j == 0)
+                if j == 0:
+                    self.schemes_loaded.add(scheme)
         if "recipe" not in self.family.refused:
             self.recipe(*RECIPES[0])
             self.recipe(*RECIPES[1 + self.number % (len(RECIPES) - 1)])
         self.parts(SCHEMES[self.number % len(SCHEMES)], SCHEMES[(self.number + 1) % len(SCHEMES)])
+        self.shards(SCHEMES[(self.number + 4) % len(SCHEMES)])
+        self.undescribed(*UNMENTIONED[self.number % len(UNMENTIONED)])
         self.cast(list(OPTION.values())[self.number % len(OPTION)], SCHEMES[(self.number + 3) % len(SCHEMES)])
         for what, reason in self.family.refused.items():
             self.refused(what, reason)
 
 
+def check_not_compared(live):
+    """The reasons why families are not compared still hold."""
+    for model_type, reason in NOT_COMPARED.items():
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                mlx_lm.utils._get_classes({"model_type": model_type})
+        except SystemExit:
+            continue
+        live.require(False, f"{model_type} can be compared now; families.py says that {reason}")
+
+
 def main():
     live = LiveTest("test_folders", __doc__)
-    conversions = loaded = 0
-    for number, name in enumerate(FAMILIES):
+    check_not_compared(live)
+    totals = dict.fromkeys(("conversions", "loaded", "run_pairs", "shards_compared", "refusals"), 0)
+    least = 0
+    for number, name in enumerate(FAMILIES | FURTHER):
         test = FolderTest(live, name, number)
         test.all_cases()
         wanted = {variant.label for variant in VARIANTS} | set(SCHEMES)
         live.require(live.failures or test.done == wanted, f"{name}: not done: {wanted - test.done}")
-        conversions += test.conversions
-        loaded += test.loaded
-    live.require(live.failures or conversions >= len(FAMILIES) * 2 * len(VARIANTS) * SCHEMES_PER_VARIANT, "too few conversions")
-    live.finish(f"{conversions} conversions of {len(FAMILIES)} families, {loaded} pairs of models run")
+        live.require(live.failures or test.schemes_loaded == set(SCHEMES), f"{name}: not every scheme was loaded")
+        live.require(live.failures or test.refusals == 4, f"{name}: {test.refusals} refusals, not 4")
+        live.require(live.failures or test.card.text is not None, f"{name}: no model card of mlx-lm")
+        for what in totals:
+            totals[what] += getattr(test, what)
+        least += 2 * len(VARIANTS) * test.schemes_per_variant
+    live.require(live.failures or totals["conversions"] >= least, "too few conversions")
+    live.require(live.failures or totals["shards_compared"] > 10 * number, "too few shards")
+    live.finish(
+        f"{totals['conversions']} conversions of {number + 1} families, {totals['loaded']} results loaded, "
+        f"{totals['run_pairs']} pairs of models run, {totals['shards_compared']} shards, {totals['refusals']} refusals, "
+        f"not compared: {', '.join(NOT_COMPARED)}"
+    )
 
 
 if __name__ == "__main__":
