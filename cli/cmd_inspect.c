@@ -114,14 +114,16 @@ static void print_tensors(const mlxq_report *report) {
 }
 
 static void print_inspection_json(const mlxq_report *report) {
-  struct json_object *object = json_object_new_object();
-  json_object_object_add(object, "tensors", json_tensors(report));
-  json_object_object_add(object, "quantization", json_quantization(report->config));
-  json_object_object_add(object, "foreign", report->foreign ? json_object_new_string(report->foreign) : NULL);
-  json_object_object_add(object, "total_bytes", json_object_new_uint64(report->total_bytes));
-  json_object_object_add(object, "parameters", json_object_new_uint64(report->parameters));
-  json_object_object_add(object, "bits_per_weight", json_object_new_double(report->bits_per_weight));
-  print_json(object);
+  json_writer json = {stdout, ""};
+  json_open(&json, NULL, '{');
+  json_tensors(&json, "tensors", report);
+  json_quantization(&json, "quantization", report->config);
+  json_string(&json, "foreign", report->foreign);
+  json_uint(&json, "total_bytes", report->total_bytes);
+  json_uint(&json, "parameters", report->parameters);
+  json_double(&json, "bits_per_weight", report->bits_per_weight);
+  json_close(&json, '}');
+  puts("");
 }
 
 void print_inspection(const arguments *parsed, const mlxq_report *report) {

@@ -10,35 +10,39 @@ static double relative_error(const mlxq_kind_stats *kind) {
   return 0;
 }
 
-static void print_conversion_json(const arguments *parsed, const mlxq_report *report) {
-  struct json_object *object = json_object_new_object(), *files = json_object_new_array();
-  for (size_t i = 0; i < report->file_count; i++)
-    json_object_array_add(files, json_object_new_string(report->files[i]));
-  json_object_object_add(object, "source", json_object_new_string(parsed->source));
-  json_object_object_add(object, "destination", json_object_new_string(parsed->destination));
-  json_object_object_add(object, "dry_run", json_object_new_boolean(parsed->quantize.common.dry_run));
-  json_object_object_add(object, "layers_changed", json_object_new_uint64(report->layers_changed));
-  json_object_object_add(object, "source_bytes", json_object_new_uint64(report->source_bytes));
-  json_object_object_add(object, "total_bytes", json_object_new_uint64(report->total_bytes));
-  json_object_object_add(object, "parameters", json_object_new_uint64(report->parameters));
-  json_object_object_add(object, "bits_per_weight", json_object_new_double(report->bits_per_weight));
-  json_object_object_add(object, "files", files);
-  json_object_object_add(object, "quantization", json_quantization(report->config));
-  if (parsed->quantize.common.dry_run) json_object_object_add(object, "tensors", json_tensors(report));
-  if (parsed->quantize.stats && !parsed->quantize.common.dry_run) {
-    struct json_object *kinds = json_object_new_array();
-    for (size_t i = 0; i < report->kind_count; i++) {
-      const mlxq_kind_stats *kind = &report->kinds[i];
-      struct json_object *row = json_object_new_object();
-      json_object_object_add(row, "kind", json_object_new_string(kind->kind));
-      json_object_object_add(row, "layers", json_object_new_uint64(kind->layers));
-      json_object_object_add(row, "weights", json_object_new_uint64(kind->elems));
-      json_object_object_add(row, "relative_rms_error", json_object_new_double(relative_error(kind)));
-      json_object_array_add(kinds, row);
-    }
-    json_object_object_add(object, "stats", kinds);
+static void json_stats(json_writer *json, const char *key, const mlxq_report *report) {
+  json_open(json, key, '[');
+  for (size_t i = 0; i < report->kind_count; i++) {
+    const mlxq_kind_stats *kind = &report->kinds[i];
+    json_open(json, NULL, '{');
+    json_string(json, "kind", kind->kind);
+    json_uint(json, "layers", kind->layers);
+    json_uint(json, "weights", kind->elems);
+    json_double(json, "relative_rms_error", relative_error(kind));
+    json_close(json, '}');
   }
-  print_json(object);
+  json_close(json, ']');
+}
+
+static void print_conversion_json(const arguments *parsed, const mlxq_report *report) {
+  json_writer json = {stdout, ""};
+  json_open(&json, NULL, '{');
+  json_string(&json, "source", parsed->source);
+  json_string(&json, "destination", parsed->destination);
+  json_bool(&json, "dry_run", parsed->quantize.common.dry_run);
+  json_uint(&json, "layers_changed", report->layers_changed);
+  json_uint(&json, "source_bytes", report->source_bytes);
+  json_uint(&json, "total_bytes", report->total_bytes);
+  json_uint(&json, "parameters", report->parameters);
+  json_double(&json, "bits_per_weight", report->bits_per_weight);
+  json_open(&json, "files", '[');
+  for (size_t i = 0; i < report->file_count; i++) json_string(&json, NULL, report->files[i]);
+  json_close(&json, ']');
+  json_quantization(&json, "quantization", report->config);
+  if (parsed->quantize.common.dry_run) json_tensors(&json, "tensors", report);
+  if (parsed->quantize.stats && !parsed->quantize.common.dry_run) json_stats(&json, "stats", report);
+  json_close(&json, '}');
+  puts("");
 }
 
 void print_conversion(const arguments *parsed, const mlxq_report *report) {

@@ -261,8 +261,7 @@ static mlxq_status read_elem(parser *p, siblings *list, struct json_object **val
 }
 
 /* Reads an element, in an object with its key, into the container. `key` is for its use. */
-static mlxq_status read_into(parser *p, struct json_object *container, bool is_object, siblings *list,
-                             mlxq_text *key) {
+static mlxq_status read_into(parser *p, struct json_object *container, bool is_object, siblings *list, mlxq_text *key) {
   struct json_object *value;
   mlxq_status status = MLXQ_OK;
   mlxq_text_free(key);
@@ -389,8 +388,14 @@ static void write_double(mlxq_text *text, struct json_object *value, int indent,
   mlxq_text_puts(text, "}");
 }
 
-static void write_value(mlxq_text *text, struct json_object *value, int indent, int level) {
+/* Whether the text has room for a string, however many of its bytes are escaped. */
+static bool may_append(const mlxq_text *text, size_t length, size_t max_bytes) {
+  return text->length < max_bytes && length <= (max_bytes - text->length) / 6;
+}
+
+static bool write_value(mlxq_text *text, struct json_object *value, int indent, int level, size_t max_bytes) {
   size_t count = 0;
+  if (text->length > max_bytes) return false;
   switch (json_object_get_type(value)) {
     case json_type_null:
       mlxq_text_puts(text, "null");
@@ -399,6 +404,7 @@ static void write_value(mlxq_text *text, struct json_object *value, int indent, 
       write_double(text, value, indent, level);
       break;
     case json_type_string:
+      if (!may_append(text, (size_t)json_object_get_string_len(value), max_bytes)) return false;
       mlxq_text_json_string(text, json_object_get_string(value), (size_t)json_object_get_string_len(value));
       break;
     case json_type_array:
@@ -406,7 +412,8 @@ static void write_value(mlxq_text *text, struct json_object *value, int indent, 
       for (; count < json_object_array_length(value); count++) {
         if (count > 0) mlxq_text_puts(text, ",");
         break_line(text, indent, level + 1, count > 0 ? " " : "");
-        write_value(text, json_object_array_get_idx(value, count), indent, level + 1);
+        struct json_object *elem = json_object_array_get_idx(value, count);
+        if (!write_value(text, elem, indent, level + 1, max_bytes)) return false;
       }
       if (count > 0) break_line(text, indent, level, "");
       mlxq_text_puts(text, "]");
@@ -417,9 +424,10 @@ static void write_value(mlxq_text *text, struct json_object *value, int indent, 
       json_object_object_foreachC(value, member) {
         if (count > 0) mlxq_text_puts(text, ",");
         break_line(text, indent, level + 1, count > 0 ? " " : "");
+        if (!may_append(text, strlen(member.key), max_bytes)) return false;
         mlxq_text_json_string(text, member.key, strlen(member.key));
         mlxq_text_puts(text, ": ");
-        write_value(text, member.val, indent, level + 1);
+        if (!write_value(text, member.val, indent, level + 1, max_bytes)) return false;
         count++;
       }
       if (count > 0) break_line(text, indent, level, "");
@@ -440,10 +448,15 @@ static void write_value(mlxq_text *text, struct json_object *value, int indent, 
       break;
     }
   }
+  return text->length <= max_bytes;
 }
 
 void mlxq_json_write(mlxq_text *text, struct json_object *document, int indent) {
-  write_value(text, document, indent, 0);
+  write_value(text, document, indent, 0, SIZE_MAX);
+}
+
+bool mlxq_json_write_within(mlxq_text *text, struct json_object *document, int indent, size_t max_bytes) {
+  return write_value(text, document, indent, 0, max_bytes);
 }
 
 static int compare_keys(const void *a, const void *b) {

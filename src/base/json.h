@@ -10,8 +10,8 @@
 /* Deepest nesting accepted. */
 #define MLXQ_JSON_MAX_DEPTH 64
 
-/* What a document may take: its text and what json-c makes of it. A config.json with 100,000 layers that have a scheme of
- * their own fits. */
+/* What a document may take: its text and what json-c makes of it. A config.json with 100,000 layers that have a scheme
+ * of their own fits. */
 #define MLXQ_JSON_MAX_MEMORY (52 << 20)
 
 /* Parses one document, white space around it allowed. As Python's json does: NaN, Infinity and -Infinity are numbers,
@@ -25,6 +25,10 @@ mlxq_status mlxq_json_parse(struct json_object **document, const char *text, siz
 /* Appends the document as json.dump(..., indent=indent) writes it (indent 0: one line, ", " and ": "), ASCII, with
  * non-finite numbers tagged as transformers and mlx-lm do: {"__float__": "Infinity"}. */
 void mlxq_json_write(mlxq_text *text, struct json_object *document, int indent);
+
+/* The same, unless the text would have more than `max_bytes` (a string counts as if all of it were escaped): false
+ * then, the text cut anywhere. A few bytes, nested deeply, take many as they are indented. */
+bool mlxq_json_write_within(mlxq_text *text, struct json_object *document, int indent, size_t max_bytes);
 
 /* Sorts the keys of an object by code point, as Python's sorted does; nested objects keep their order. False when
  * memory is out. */

@@ -14,7 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { MAX_CONFIG_BYTES = 64 << 20 };
+enum { MAX_CONFIG_BYTES = 52 << 20, MAX_GENERATION_CONFIG_BYTES = 64 << 10 };
 
 static int compare_files(const void *a, const void *b) {
   return strcmp(((const mlxq_source_file *)a)->path, ((const mlxq_source_file *)b)->path);
@@ -110,7 +110,7 @@ static mlxq_status merge_generation_config(mlxq_checkpoint *checkpoint, mlxq_err
   if (!path) return mlxq_fail_memory(error);
   mlxq_status status = MLXQ_OK;
   if (access(path, F_OK) != 0) goto cleanup;
-  status = mlxq_file_read_text(&text, &length, path, MAX_CONFIG_BYTES, error);
+  status = mlxq_file_read_text(&text, &length, path, MAX_GENERATION_CONFIG_BYTES, error);
   if (status != MLXQ_OK) goto cleanup;
   /* mlx-lm passes over a generation_config.json that is no JSON. */
   status = mlxq_json_parse(&generation, text, length, error);

@@ -49,7 +49,8 @@ static bool check_entry(checker *c, size_t name_length) {
   if (strchr(c->file, '/') || strstr(c->file, "..")) {
     return mlxq_json_fail(json, MLXQ_CORRUPT, "weight_map: the file name '%s' leads out of the folder", c->file);
   }
-  size_t index = name_length < sizeof c->name ? mlxq_weights_index(checkpoint->tensors, c->name, name_length) : SIZE_MAX;
+  size_t index =
+      name_length < sizeof c->name ? mlxq_weights_index(checkpoint->tensors, c->name, name_length) : SIZE_MAX;
   if (index == SIZE_MAX) {
     return mlxq_json_fail(json, MLXQ_CORRUPT, "the index has it in %s, which %s", c->file,
                           is_file(checkpoint, c->file) ? "does not hold it" : "is not in the folder");

@@ -44,11 +44,11 @@ mlxq_dtype mlxq_plan_cast_dtype(const mlxq_plan_request *request, mlxq_dtype dty
 
 mlxq_operand mlxq_plan_operand(size_t tensor, uint64_t elems, mlxq_dtype dtype, mlxq_dtype to) {
   return (mlxq_operand){
-      .tensor = tensor,
+      .tensor = (uint32_t)tensor,
       .unit_bytes = (uint32_t)(elems * mlxq_dtype_bits(dtype) / 8),
       .cast_elems = dtype == to ? 0 : (uint32_t)elems,
-      .cast_from = dtype,
-      .cast_to = to,
+      .cast_from = (uint8_t)dtype,
+      .cast_to = (uint8_t)to,
   };
 }
 

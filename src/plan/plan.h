@@ -24,10 +24,10 @@ typedef enum mlxq_action {
 
 /* A tensor that a job reads or writes, in units. */
 typedef struct mlxq_operand {
-  size_t tensor;       /* index into the plan's source or outputs */
-  uint32_t unit_bytes; /* in the tensor */
-  uint32_t cast_elems; /* inputs: elements of a unit to cast first; 0 for none */
-  mlxq_dtype cast_from, cast_to;
+  uint32_t tensor;            /* index into the plan's source or outputs */
+  uint32_t unit_bytes;        /* in the tensor */
+  uint32_t cast_elems;        /* inputs: elements of a unit to cast first; 0 for none */
+  uint8_t cast_from, cast_to; /* an mlxq_dtype each: there are six operands for every tensor */
 } mlxq_operand;
 
 typedef struct mlxq_job {

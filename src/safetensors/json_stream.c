@@ -229,7 +229,8 @@ bool mlxq_json_string(mlxq_json_stream *stream, char *text, size_t capacity, siz
   for (;;) {
     int byte = peek(stream);
     if (byte == END) {
-      return fail_here(stream, stream->is_document ? "the text ends within a string" : "the header ends within a string");
+      return fail_here(stream,
+                       stream->is_document ? "the text ends within a string" : "the header ends within a string");
     }
     if (byte == '"') break;
     if (byte < 0x20) return fail_here(stream, "a control character within a string");
@@ -325,7 +326,8 @@ bool mlxq_json_skip(mlxq_json_stream *stream, unsigned max_depth) {
 
 bool mlxq_json_end(mlxq_json_stream *stream) {
   if (peek_token(stream) != END) {
-    return fail_here(stream, stream->is_document ? "text after the document" : "text after the end of the header's object");
+    return fail_here(stream,
+                     stream->is_document ? "text after the document" : "text after the end of the header's object");
   }
   return stream->status == MLXQ_OK;
 }

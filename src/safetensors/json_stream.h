@@ -1,6 +1,6 @@
 /* A pull parser for the JSON of safetensors headers and their index: objects, arrays, strings, non-negative integers,
- * null; anything else can be skipped. It reads a range of a file in chunks and keeps nothing, so that a text of any size
- * costs one chunk. Strict RFC 8259: valid UTF-8, no control characters, no lone surrogates.
+ * null; anything else can be skipped. It reads a range of a file in chunks and keeps nothing, so that a text of any
+ * size costs one chunk. Strict RFC 8259: valid UTF-8, no control characters, no lone surrogates.
  *
  * Functions that return bool return false after a failure, which `status` and the error then tell; the first failure
  * stays. White space before a token is skipped. */

@@ -74,14 +74,14 @@ for tensor in json.load(open(".list.json"))["tensors"]:
 }
 
 # AddressSanitizer maps terabytes and cannot run under ulimit -v; it can refuse large allocations on its own.
-# with_little_memory COMMAND...: at most 200 MB, and no allocation above 100 MB
+# with_little_memory COMMAND...: at most 60 MB, and no allocation above 40 MB
 with_little_memory() {
   if grep -q __asan_init "$MLXQ"; then
-    ASAN_OPTIONS="${ASAN_OPTIONS:+$ASAN_OPTIONS:}allocator_may_return_null=1:max_allocation_size_mb=100" "$@" 2>.raw
+    ASAN_OPTIONS="${ASAN_OPTIONS:+$ASAN_OPTIONS:}allocator_may_return_null=1:max_allocation_size_mb=40" "$@" 2>.raw
     little_status=$?
     grep -v -e '^==.*WARNING: AddressSanitizer' -e '^ *#[0-9]' .raw >&2
     rm -f .raw
     return $little_status
   fi
-  (ulimit -v 200000 && "$@")
+  (ulimit -v 60000 && "$@")
 }
