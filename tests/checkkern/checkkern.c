@@ -1,9 +1,10 @@
 /* Every kernel of kernels.def that is not the reference against the reference, byte for byte:
- *   checkkern [--long | --bench [FORMAT]]
+ *   checkkern [--long | --bench [FORMAT | cast]]
  * What the formulas come to is the unit and golden tests'; here only equality counts, over inputs chosen to reach every
  * rounding, clamp and fallback, at any alignment and count of groups, with guard bytes around outputs. Inputs end where
  * their allocation ends, so that AddressSanitizer sees a read beyond. Kernels that this machine cannot run are printed;
- * it is a failure if one that it can run was not run. --bench prints the speed of all side by side. */
+ * it is a failure if one that it can run was not run. --bench prints the speed of all side by side, --long tries
+ * many more inputs. */
 #include "kernels/kernel_list.h"
 
 #include <inttypes.h>
@@ -297,6 +298,72 @@ static void try_dequantize(kernel *tested, const mlxq_kernel_args *args, enum pa
   for (int part = 0; part < 3; part++) free(allocations[part]);
 }
 
+/* Every value of a 16-bit dtype that is no larger than what rules the group, or for float32 every upper half with some
+ * lower halves: so every boundary between codes is met from both sides, at a few scales. */
+static void sweep_quantize(kernel *tested, mlxq_kernel_args *args) {
+  static const float UNITS[] = {1.0f, -1.0f, 0x1p-9f, 1.375f * 0x1p3f};
+  static const uint16_t LOW_HALVES[] = {0, 1, 0x8000, 0xFFFF};
+  const bool wide = args->dtype == MLXQ_F32;
+  const size_t width = dtype_bytes(args->dtype), size = args->group_size,
+               values = wide ? 65536 * COUNT(LOW_HALVES) : 65536;
+  const unsigned bits = FORMATS[tested->format].bits;
+  const float ruler = FORMATS[tested->format].affine        ? (float)((1u << bits) - 1)
+                      : tested->format == MLXQ_FORMAT_MXFP8 ? 448.0f
+                                                            : 6.0f;
+  args->groups = values / (size - 1) + 1;
+  uint8_t *dense = allocate(args->groups * size * width);
+  for (size_t unit = 0; unit < COUNT(UNITS); unit++) {
+    const float first = ruler * UNITS[unit];
+    size_t next = 0;
+    for (size_t i = 0; i < args->groups * size; i++) {
+      uint8_t *place = dense + i * width;
+      uint32_t pattern = (uint32_t)next;
+      if (wide) pattern = (uint32_t)(next / COUNT(LOW_HALVES)) << 16 | LOW_HALVES[next % COUNT(LOW_HALVES)];
+      float x = first;
+      if (i % size != 0) {
+        memcpy(place, &pattern, width);
+        mlxq_cast_ref(args->dtype, MLXQ_F32, place, &x, 1);
+        if (!(fabsf(x) <= fabsf(first))) x = 0.0f;
+        next = (next + 1) % values;
+      }
+      mlxq_cast_ref(MLXQ_F32, args->dtype, &x, place, 1);
+    }
+    check_quantize(tested, args, dense, 0);
+  }
+  free(dense);
+}
+
+/* Every code with every scale byte; for affine, with many scales and biases. */
+static void sweep_dequantize(kernel *tested, mlxq_kernel_args *args) {
+  const unsigned bits = FORMATS[tested->format].bits;
+  const size_t each = args->group_size < (1u << bits) ? (1u << bits) / args->group_size : 1;
+  const size_t group_bytes = args->group_size / 8 * bits;
+  args->groups = 256 * each;
+  uint8_t *packed = allocate(args->groups * group_bytes), *scales = allocate(args->groups * 4);
+  uint8_t *biases = allocate(args->groups * 4);
+  memset(packed, 0, args->groups * group_bytes);
+  for (size_t group = 0; group < args->groups; group++) {
+    for (size_t i = 0; i < args->group_size; i++) { /* codes group * group_size .., in the bit stream */
+      size_t code = group % each * args->group_size + i;
+      for (unsigned bit = 0; bit < bits; bit++) {
+        size_t at = (group * args->group_size + i) * bits + bit;
+        packed[at / 8] = (uint8_t)(packed[at / 8] | ((code >> bit & 1u) << at % 8));
+      }
+    }
+    float s = ldexpf(1.0f + (float)random_below(256) * 0x1p-8f, (int)random_below(30) - 20),
+          b = s * 100.0f * random_normal();
+    scales[group] = (uint8_t)(group / each);
+    if (FORMATS[tested->format].affine) {
+      mlxq_cast_ref(MLXQ_F32, args->dtype, &s, scales + group * dtype_bytes(args->dtype), 1);
+      mlxq_cast_ref(MLXQ_F32, args->dtype, &b, biases + group * dtype_bytes(args->dtype), 1);
+    }
+  }
+  check_dequantize(tested, args, packed, scales, biases, 0);
+  free(packed);
+  free(scales);
+  free(biases);
+}
+
 /* All group sizes, profiles and dtypes of a kernel; `rounds` times the patterns at every count of groups. */
 static void check_format(kernel *tested, unsigned rounds) {
   void (*attempt)(kernel *, const mlxq_kernel_args *, enum pattern, size_t) =
@@ -307,6 +374,7 @@ static void check_format(kernel *tested, unsigned rounds) {
         mlxq_kernel_args args = {.profile = (mlxq_profile)profile,
                                  .dtype = DTYPES[d],
                                  .group_size = FORMATS[tested->format].smallest_group << size};
+        if (size == 0) (tested->quantize ? sweep_quantize : sweep_dequantize)(tested, &args);
         for (args.groups = 0; args.groups <= 40; args.groups++) attempt(tested, &args, PATTERNS, args.groups % 7);
         for (unsigned round = 0; round < rounds; round++) {
           for (int pattern = 0; pattern < PATTERNS; pattern++) {
@@ -367,16 +435,24 @@ static double now(void) {
 
 enum { BENCH_ELEMS = 1 << 20 };
 
+/* What a kernel is timed on: enough for any format, and for casts to and from float32. */
+typedef struct bench_data {
+  mlxq_kernel_args args;
+  mlxq_dtype from; /* of a cast; to args.dtype */
+  uint8_t *dense, *packed, *scales, *biases, *source;
+} bench_data;
+
 /* Millions of elements a second: the best of some calls on data that the cache holds, as a worker's tile is. */
-static double speed(const kernel *tested, const mlxq_kernel_args *args, uint8_t *dense, uint8_t *packed,
-                    uint8_t *scales, uint8_t *biases) {
+static double speed(const kernel *tested, const bench_data *data) {
   double best = INFINITY, spent = 0;
   for (int i = 0; i < 5 || (spent < 0.1 && i < 1000); i++) {
     double start = now();
     if (tested->quantize) {
-      tested->quantize(args, dense, packed, scales, biases);
+      tested->quantize(&data->args, data->dense, data->packed, data->scales, data->biases);
+    } else if (tested->dequantize) {
+      tested->dequantize(&data->args, data->packed, data->scales, data->biases, data->dense);
     } else {
-      tested->dequantize(args, packed, scales, biases, dense);
+      tested->cast(data->from, data->args.dtype, data->source, data->dense, BENCH_ELEMS);
     }
     double took = now() - start;
     spent += took;
@@ -385,61 +461,98 @@ static double speed(const kernel *tested, const mlxq_kernel_args *args, uint8_t 
   return BENCH_ELEMS / best / 1e6;
 }
 
-static void bench_one(const kernel *ref, mlxq_profile profile, mlxq_dtype dtype, size_t group_size) {
-  const mlxq_kernel_args args = {profile, dtype, group_size, BENCH_ELEMS / group_size};
-  uint8_t *dense = allocate((size_t)BENCH_ELEMS * 4), *packed = allocate(BENCH_ELEMS);
-  uint8_t *scales = allocate(args.groups * 4), *biases = allocate(args.groups * 4);
-  for (size_t i = 0; i < BENCH_ELEMS; i++) { /* weights as a model has them */
-    float x = 0.04f * random_normal();
-    mlxq_cast_ref(MLXQ_F32, dtype, &x, dense + i * dtype_bytes(dtype), 1);
-  }
-  for (size_t i = 0; i < COUNT(kernels); i++) { /* something to dequantize */
-    const kernel *quantizer = &kernels[i];
-    if (quantizer->quantize && quantizer->isa == MLXQ_ISA_REF && quantizer->format == ref->format) {
-      quantizer->quantize(&args, dense, packed, scales, biases);
+/* The kernel of an ISA that does what `ref` does; NULL where there is none that this machine can run. */
+static const kernel *counterpart(const kernel *ref, mlxq_isa isa) {
+  for (size_t i = 0; i < COUNT(kernels); i++) {
+    const kernel *other = &kernels[i];
+    if (other->isa == isa && other->format == ref->format && !other->quantize == !ref->quantize &&
+        mlxq_isa_usable(isa)) {
+      return other;
     }
   }
-  double base = speed(ref, &args, dense, packed, scales, biases);
-  printf("%-10s %-8s g%-4zu %-4s %s %9.0f", ref->quantize ? "quantize" : "dequantize", FORMATS[ref->format].name,
-         group_size, mlxq_dtype_name(dtype), profile == MLXQ_PROFILE_GPU ? "gpu" : "cpu", base);
-  for (unsigned isa = 1; isa < MLXQ_ISA_COUNT; isa++) {
-    const kernel *tested = NULL;
-    for (size_t i = 0; i < COUNT(kernels); i++) {
-      if (kernels[i].isa == (mlxq_isa)isa && kernels[i].format == ref->format &&
-          !kernels[i].quantize == !ref->quantize && !kernels[i].cast) {
-        tested = &kernels[i];
-      }
-    }
-    if (!tested || !mlxq_isa_usable((mlxq_isa)isa)) {
+  return NULL;
+}
+
+/* One line: the reference's speed, and each ISA's. */
+static void bench_line(const kernel *ref, const bench_data *data) {
+  double base = speed(ref, data);
+  printf(" %9.0f", base);
+  for (unsigned isa = MLXQ_ISA_REF + 1; isa < MLXQ_ISA_COUNT; isa++) {
+    const kernel *tested = counterpart(ref, (mlxq_isa)isa);
+    if (tested) {
+      double rate = speed(tested, data);
+      printf(" %9.0f (%5.1fx)", rate, rate / base);
+    } else {
       printf(" %9s %8s", "-", "");
-      continue;
     }
-    double rate = speed(tested, &args, dense, packed, scales, biases);
-    printf(" %9.0f (%4.1fx)", rate, rate / base);
   }
   puts("");
   fflush(stdout);
-  free(dense);
-  free(packed);
-  free(scales);
-  free(biases);
 }
 
+/* Weights as a model has them, and what the reference makes of them. */
+static void bench_format(const kernel *ref, bench_data *data) {
+  const mlxq_kernel_args *args = &data->args;
+  for (size_t i = 0; i < BENCH_ELEMS; i++) {
+    float x = 0.04f * random_normal();
+    mlxq_cast_ref(MLXQ_F32, args->dtype, &x, data->dense + i * dtype_bytes(args->dtype), 1);
+  }
+  mlxq_kernels(MLXQ_ISA_REF)->quantize[ref->format](args, data->dense, data->packed, data->scales, data->biases);
+  printf("%-10s %-8s g%-4zu %-4s %s", ref->quantize ? "quantize" : "dequantize", FORMATS[ref->format].name,
+         args->group_size, mlxq_dtype_name(args->dtype), args->profile == MLXQ_PROFILE_GPU ? "gpu" : "cpu");
+  bench_line(ref, data);
+}
+
+static void bench_cast(const kernel *ref, bench_data *data) {
+  static const mlxq_dtype FROM[] = {MLXQ_BF16, MLXQ_F16, MLXQ_F32};
+  for (size_t i = 0; i < COUNT(FROM); i++) {
+    data->from = FROM[i];
+    if (data->from == data->args.dtype) continue;
+    for (size_t at = 0; at < BENCH_ELEMS; at++) {
+      float x = 0.04f * random_normal();
+      mlxq_cast_ref(MLXQ_F32, data->from, &x, data->source + at * dtype_bytes(data->from), 1);
+    }
+    printf("cast       from %-4s to    %-4s    ", mlxq_dtype_name(data->from), mlxq_dtype_name(data->args.dtype));
+    bench_line(ref, data);
+  }
+}
+
+/* Everything, or one format ("affine4") or "cast". */
 static void bench(const char *only) {
-  printf("Melem/s, one thread, %d elements %27s", BENCH_ELEMS, "ref");
-  for (unsigned isa = 1; isa < MLXQ_ISA_COUNT; isa++) printf(" %9s %8s", mlxq_isa_name((mlxq_isa)isa), "");
+  const size_t bytes = (size_t)BENCH_ELEMS * sizeof(float);
+  bench_data data = {.dense = allocate(bytes),
+                     .packed = allocate(bytes),
+                     .scales = allocate(bytes),
+                     .biases = allocate(bytes),
+                     .source = allocate(bytes)};
+  printf("Melem/s, one thread, %d elements %6s", BENCH_ELEMS, "ref");
+  for (unsigned isa = MLXQ_ISA_REF + 1; isa < MLXQ_ISA_COUNT; isa++)
+    printf(" %9s %8s", mlxq_isa_name((mlxq_isa)isa), "");
   puts("");
   for (size_t d = 0; d < COUNT(DTYPES); d++) {
+    data.args.dtype = DTYPES[d];
     for (size_t i = 0; i < COUNT(kernels); i++) {
       const kernel *ref = &kernels[i];
-      if (ref->isa != MLXQ_ISA_REF || ref->cast || (only && strcmp(only, FORMATS[ref->format].name) != 0)) continue;
+      if (ref->isa != MLXQ_ISA_REF || (only && strcmp(only, ref->cast ? "cast" : FORMATS[ref->format].name) != 0)) {
+        continue;
+      }
+      if (ref->cast) {
+        bench_cast(ref, &data);
+        continue;
+      }
+      data.args.group_size = FORMATS[ref->format].affine ? 64 : FORMATS[ref->format].smallest_group;
+      data.args.groups = BENCH_ELEMS / data.args.group_size;
       for (int profile = MLXQ_PROFILE_CPU; profile <= MLXQ_PROFILE_GPU; profile++) {
-        size_t size = FORMATS[ref->format].smallest_group;
-        if (FORMATS[ref->format].affine) size = 64;
-        bench_one(ref, (mlxq_profile)profile, DTYPES[d], size);
+        data.args.profile = (mlxq_profile)profile;
+        bench_format(ref, &data);
       }
     }
   }
+  free(data.dense);
+  free(data.packed);
+  free(data.scales);
+  free(data.biases);
+  free(data.source);
 }
 
 /* Whether mlxq_isa_usable says what the compiler's own look at the processor says. */
@@ -455,12 +568,12 @@ static bool isas_are_right(void) {
 }
 
 int main(int argc, char **argv) {
-  unsigned rounds = 20;
+  unsigned rounds = 10;
   if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
     bench(argc > 2 ? argv[2] : NULL);
     return 0;
   }
-  if (argc > 1 && strcmp(argv[1], "--long") == 0) rounds = 2000;
+  if (argc > 1 && strcmp(argv[1], "--long") == 0) rounds = 50 * rounds;
   unsigned usable = 0, run = 0;
   for (size_t i = 0; i < COUNT(kernels); i++) {
     kernel *tested = &kernels[i];
