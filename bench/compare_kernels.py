@@ -2,8 +2,8 @@
 
     python bench/compare_kernels.py --library build/libmlxq.so [--rows 4096] [--columns 8192] [--rounds 5]
 
-A figure is millions of elements a second, the best of some rounds in which the two take turns; results are written to
-memory that was touched before. MLX's CPU back-end runs an operation on one thread.
+A figure is millions of elements in a second of processor time, which other load on the machine disturbs least: the best
+of some rounds in which the two take turns. MLX's CPU back-end runs an operation on one thread.
 """
 
 import argparse
@@ -29,9 +29,9 @@ def pointer(array):
 
 
 def timed(function):
-    start = time.perf_counter()
+    start = time.process_time()
     result = function()
-    return time.perf_counter() - start, result
+    return time.process_time() - start, result
 
 
 def as_bytes(array):
