@@ -4,7 +4,8 @@ BUILD := build
 JOBS := $(shell nproc)
 # The checkout is the sample's home; its result goes here.
 DEMO := $(BUILD)/demo
-SOURCES = $(shell git ls-files '*.c' '*.h')
+SOURCES = $(shell find include src cli tests fuzz -name '*.[ch]')
+PREFIX ?= /usr/local
 
 .PHONY: all demo test test-long lint format bench install clean dependencies test-dependencies
 
@@ -48,13 +49,14 @@ lint: test-dependencies
 	@clang-format --dry-run -Werror $(SOURCES)
 	@cmake -G Ninja -S . -B $(BUILD)/tidy -DCMAKE_C_COMPILER=clang -DBUILD_TESTING=OFF \
 	  -DCMAKE_EXPORT_COMPILE_COMMANDS=ON >/dev/null
-	@git ls-files 'src/*.c' 'cli/*.c' | xargs -P $(JOBS) -n 4 clang-tidy --quiet -p $(BUILD)/tidy 2>/dev/null
+	@find src cli -name '*.c' | xargs -P $(JOBS) -n 4 clang-tidy --quiet -p $(BUILD)/tidy
 
 format:
 	@clang-format -i $(SOURCES)
 
 # What takes longer than a commit should wait for.
 test-long: test
+	@scripts/install-dependencies.sh fuzz
 	@cmake -G Ninja -S . -B $(BUILD)/fuzz -DCMAKE_C_COMPILER=clang -DMLXQ_SANITIZE=ON -DMLXQ_FUZZ=ON >/dev/null
 	@ninja -C $(BUILD)/fuzz
 	@scripts/fuzz.sh $(BUILD)/fuzz 600
@@ -66,7 +68,7 @@ bench: test-dependencies all
 	@$(BUILD)/venv/bin/python bench/compare_convert.py --mlxq $(BUILD)/mlxq --model $(BUILD)/bench/llama
 
 install: all
-	@cmake --install $(BUILD)
+	@DESTDIR=$(DESTDIR) cmake --install $(BUILD) --prefix $(PREFIX)
 
 clean:
 	@rm -rf $(BUILD)

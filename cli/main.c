@@ -8,13 +8,18 @@
 static const command COMMANDS[] = {
     {"quantize", "SRC DST", "quantize a checkpoint to an MLX format", "mbgprokKtTzdfPaqjch",
      "Defaults: affine 4 bits group 64, mxfp4 4/32, mxfp8 8/32, nvfp4 4/16.\n"
+     "In a folder the layers are quantized that mlx_lm.convert would quantize; in a single file every floating "
+     ".weight\n"
+     "of two or more dimensions whose last axis the group size divides.\n"
      "A layer is skipped, or takes the last override that matches, or the recipe, or the default.\n"
      "In a GLOB `*` crosses dots: 'model.layers.*.mlp.down_proj'.\n",
      quantize, print_conversion},
     {"dequantize", "SRC DST", "turn a quantized MLX checkpoint into a dense one", "mbgptTzdfPqjch",
-     "A folder's schemes are in its config.json; --mode, --bits and --group-size are for a single file.\n", dequantize,
-     print_conversion},
-    {"inspect", "SRC", "show what is in a checkpoint: tensors, schemes, bits per weight, size", "jh", "", inspect,
+     "A folder's schemes are in its config.json; --mode, --bits and --group-size are for a single file. Without "
+     "--dtype\n"
+     "the scale-only modes (mxfp4, mxfp8, nvfp4) give bfloat16, as mlx-lm does.\n",
+     dequantize, print_conversion},
+    {"inspect", "SRC", "show what is in a checkpoint: tensors, schemes, bits per weight, size", "qjh", "", inspect,
      print_inspection},
 };
 enum { COMMAND_COUNT = sizeof COMMANDS / sizeof *COMMANDS };
@@ -50,7 +55,8 @@ static int run(const command *wanted, int argc, char **argv) {
     exit_status = finish_output(false);
     goto cleanup;
   }
-  watch_start(&parsed.quantize.common, parsed.quiet);
+  if (parsed.destination)
+    watch_start(&parsed.quantize.common, parsed.quiet); /* inspecting leaves nothing to clean up */
   mlxq_status status = wanted->work(&report, &parsed, &error);
   watch_stop();
   if (status != MLXQ_OK) {
@@ -79,10 +85,15 @@ int main(int argc, char **argv) {
   if (!occupy_standard_descriptors()) return EXIT_FAILED;
   if (argc < 2) return fail_usage(argc, argv, "", "a command is needed");
   if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
+    for (size_t i = 0; argc > 2 && i < COMMAND_COUNT; i++) {
+      if (strcmp(argv[2], COMMANDS[i].name) != 0) continue;
+      print_command_help(stdout, &COMMANDS[i]);
+      return finish_output(false);
+    }
     print_help(stdout);
     return finish_output(false);
   }
-  if (strcmp(argv[1], "--version") == 0) {
+  if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0) {
     printf("mlxq %s\n", mlxq_version());
     return finish_output(false);
   }

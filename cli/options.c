@@ -1,6 +1,7 @@
 /* The options of all commands: one table that parsing and help both read. */
 #include "cli.h"
 
+#include <ctype.h>
 #include <getopt.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -79,7 +80,7 @@ static bool parse_size(const char *text, uint64_t *bytes) {
   char *end;
   if (*text < '0' || *text > '9') return false;
   unsigned long long number = strtoull(text, &end, 10);
-  const char *unit = *end ? strchr(UNITS, *end) : NULL;
+  const char *unit = *end ? strchr(UNITS, toupper((unsigned char)*end)) : NULL;
   unsigned shift = unit ? 10 * (unsigned)(unit - UNITS + 1) : 0;
   if (unit) end += strcmp(end + 1, "iB") == 0 ? 3 : 1;
   if (*end || number == 0 || number > (UINT64_MAX >> 1) >> shift) return false;
@@ -109,25 +110,23 @@ static const char *parse_scheme(char *text, mlxq_scheme *scheme) {
   for (char *rest = text, *part; (part = strsep(&rest, ","));) {
     char *value = strchr(part, ':');
     long number = 0;
-    if (!value) return "each part of a scheme is KEY:VALUE";
+    if (!value) return "each part of a scheme is KEY:VALUE, as in bits:6";
     *value++ = '\0';
     if (strcmp(part, "mode") == 0) {
       if (mlxq_mode_parse(&scheme->mode, value, NULL) != MLXQ_OK) return "unknown mode";
       has_mode = true;
     } else if (strcmp(part, "bits") == 0) {
-      if (!parse_number(value, &number)) return "bits is not a number";
+      if (!parse_number(value, &number) || number == 0) return "bits is not a positive number";
       scheme->bits = (int32_t)number;
     } else if (strcmp(part, "group_size") == 0) {
-      if (!parse_number(value, &number)) return "group_size is not a number";
+      if (!parse_number(value, &number) || number == 0) return "group_size is not a positive number";
       scheme->group_size = (int32_t)number;
     } else {
       return "the keys of a scheme are bits, group_size and mode";
     }
   }
   if (!has_mode && scheme->bits == 0 && scheme->group_size == 0) return "the scheme is empty";
-  mlxq_scheme defaults = mlxq_scheme_default(scheme->mode);
-  if (scheme->bits == 0) scheme->bits = defaults.bits;
-  if (scheme->group_size == 0) scheme->group_size = defaults.group_size;
+  *scheme = mlxq_scheme_complete(scheme);
   return NULL;
 }
 
@@ -227,6 +226,7 @@ static int take_places(arguments *parsed, const command *wanted, int argc, char 
 /* Whether an option was given by its whole name: getopt takes any beginning that is unique, but what is unique today
  * may not be tomorrow. */
 static bool is_whole_name(const char *token, char letter) {
+  if (letter == 'h' && strncmp(token, "--", 2) != 0) return true; /* the one short option */
   for (size_t i = 0; i < OPTION_COUNT; i++) {
     size_t length = strlen(OPTIONS[i].name);
     if (OPTIONS[i].letter != letter) continue;
@@ -260,7 +260,7 @@ int arguments_parse(arguments *parsed, const command *wanted, int argc, char **a
   optind = 1;
   for (;;) {
     int place = optind;
-    int letter = getopt_long(argc, argv, ":", long_options, NULL);
+    int letter = getopt_long(argc, argv, ":h", long_options, NULL);
     if (letter == -1) break;
     const char *given = argv[place < optind ? optind - 1 : place];
     if (letter == '?' && optopt && given[1] == '-') return fail(MLXQ_USAGE, given, wanted, json, "takes no value");

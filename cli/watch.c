@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -12,9 +13,10 @@ static volatile sig_atomic_t interrupted;
 
 /* The process runs one command; there is one watch. */
 static struct {
-  bool terminal, bar_shown;
+  bool started, terminal, bar_shown;
   int tenths; /* the last tenth that got a line */
   void (*old_pipe_handler)(int);
+  struct sigaction old_actions[3]; /* of SIGNALS */
   struct timespec start, last;
 } watch;
 
@@ -35,15 +37,20 @@ static double seconds_since(const struct timespec *then) {
 }
 
 static void show_bar(uint64_t done, uint64_t total) {
-  enum { WIDTH = 40 };
-  char bar[WIDTH + 1];
+  enum { MOST = 40, BESIDE = 40 }; /* columns of the bar, and of what stands beside it */
+  char bar[MOST + 1];
+  struct winsize window = {0};
   if (done < total && watch.bar_shown && seconds_since(&watch.last) < 0.1) return;
   clock_gettime(CLOCK_MONOTONIC, &watch.last);
   double share = (double)done / (double)total, seconds = seconds_since(&watch.start);
-  size_t filled = (size_t)(share * WIDTH);
-  memset(bar, '-', WIDTH);
+  size_t width = MOST;
+  if (ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 0 && window.ws_col < MOST + BESIDE) {
+    width = window.ws_col > BESIDE ? window.ws_col - BESIDE : 0;
+  }
+  size_t filled = (size_t)(share * (double)width);
+  memset(bar, '-', width);
   memset(bar, '#', filled);
-  bar[WIDTH] = '\0';
+  bar[width] = '\0';
   fprintf(stderr, "\r[%s] %3.0f%%  %.0f MB/s  %.0f s left ", bar, 100 * share,
           seconds > 0 ? (double)done / seconds / 1e6 : 0.0, share > 0 ? seconds / share - seconds : 0.0);
   fflush(stderr);
@@ -60,7 +67,9 @@ static void on_progress(void *user, uint64_t done, uint64_t total) {
   int tenths = (int)((double)done / (double)total * 10);
   if (tenths <= watch.tenths) return;
   watch.tenths = tenths;
-  fprintf(stderr, "mlxq: %d%% of %.1f MB written\n", 10 * tenths, (double)total / 1e6);
+  char size[32];
+  format_bytes(size, sizeof size, total);
+  fprintf(stderr, "mlxq: %d%% of %s written\n", 10 * tenths, size);
 }
 
 static void clear_bar(void) {
@@ -76,14 +85,21 @@ static void on_warning(void *user, const char *message) {
   free(escaped);
 }
 
+/* Signals that end a conversion cleanly: a second one kills, and one that came ignored (nohup) stays so. */
+static const int SIGNALS[] = {SIGINT, SIGTERM, SIGHUP};
+enum { SIGNAL_COUNT = sizeof SIGNALS / sizeof *SIGNALS };
+
 void watch_start(mlxq_convert_options *options, bool quiet) {
-  struct sigaction action = {.sa_handler = on_signal};
+  struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
   sigemptyset(&action.sa_mask);
-  sigaction(SIGINT, &action, NULL);
-  sigaction(SIGTERM, &action, NULL);
+  for (size_t i = 0; i < SIGNAL_COUNT; i++) {
+    sigaction(SIGNALS[i], NULL, &watch.old_actions[i]);
+    if (watch.old_actions[i].sa_handler != SIG_IGN) sigaction(SIGNALS[i], &action, NULL);
+  }
   /* Beyond a file size limit, writing is to fail, not to kill. Nobody reading progress is no reason to stop. */
   signal(SIGXFSZ, SIG_IGN);
   watch.old_pipe_handler = signal(SIGPIPE, SIG_IGN);
+  watch.started = true;
   watch.terminal = isatty(STDERR_FILENO) != 0;
   clock_gettime(CLOCK_MONOTONIC, &watch.start);
   options->cancelled = is_cancelled;
@@ -93,5 +109,8 @@ void watch_start(mlxq_convert_options *options, bool quiet) {
 
 void watch_stop(void) {
   clear_bar();
+  if (!watch.started) return;
+  for (size_t i = 0; i < SIGNAL_COUNT; i++) sigaction(SIGNALS[i], &watch.old_actions[i], NULL);
   signal(SIGPIPE, watch.old_pipe_handler);
+  watch.started = false;
 }

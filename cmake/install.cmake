@@ -11,6 +11,8 @@ install(TARGETS mlxq_static EXPORT mlxqStaticTargets ARCHIVE DESTINATION ${CMAKE
 install(EXPORT mlxqTargets NAMESPACE mlxq:: DESTINATION ${package_folder})
 install(EXPORT mlxqStaticTargets NAMESPACE mlxq:: DESTINATION ${package_folder})
 
+install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
+
 configure_package_config_file(cmake/mlxqConfig.cmake.in ${PROJECT_BINARY_DIR}/mlxqConfig.cmake
   INSTALL_DESTINATION ${package_folder})
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/mlxqConfigVersion.cmake COMPATIBILITY SameMinorVersion)

@@ -1,10 +1,14 @@
 #!/bin/sh
-# Installs the Debian packages that building (default) or testing ("test") needs, as far as they are missing.
+# Installs the Debian packages that building (default), testing ("test") or fuzzing ("fuzz") needs, as far as they are missing.
 set -eu
 
 packages="gcc libc6-dev cmake ninja-build pkg-config libjson-c-dev"
 if [ "${1:-}" = test ]; then
   packages="$packages g++ libcmocka-dev python3 python3-venv clang clang-format clang-tidy binutils util-linux"
+fi
+
+if [ "${1:-}" = fuzz ]; then # libFuzzer comes with the compiler's own version
+  packages="libclang-rt-$(clang -dumpversion | cut -d. -f1)-dev"
 fi
 
 missing=""
@@ -13,8 +17,18 @@ for package in $packages; do
 done
 [ -n "$missing" ] || exit 0
 
+if ! command -v apt-get >/dev/null; then
+  echo "not a Debian system: install the equivalents of:$missing" >&2
+  exit 0
+fi
 as_root=""
-[ "$(id -u)" = 0 ] || as_root=sudo
+if [ "$(id -u)" != 0 ]; then
+  as_root=sudo
+  if ! command -v sudo >/dev/null; then
+    echo "there is no sudo: as root, run: apt-get install$missing" >&2
+    exit 1
+  fi
+fi
 echo "installing:$missing"
 $as_root apt-get update -q
 # shellcheck disable=SC2086  # a list of words

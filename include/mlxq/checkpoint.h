@@ -19,7 +19,7 @@ typedef struct mlxq_kind_stats {
 /* A checkpoint, described: the one inspected, or the one written (or planned, for a dry run). Everything belongs to
  * the report, which the caller releases with mlxq_report_free. Members are only ever added at the end. */
 typedef struct mlxq_report {
-  mlxq_weights *tensors; /* in file order, without data */
+  mlxq_weights *tensors; /* without data; as read, or in the order in which they were planned */
   char **files;          /* names of the .safetensors files */
   size_t file_count;
   uint32_t *tensor_files;    /* tensor_files[i]: index into `files` of the i-th tensor */
@@ -56,11 +56,11 @@ typedef struct mlxq_convert_options {
   bool keep_partial;       /* leave the unfinished work beside the destination on failure */
   bool allow_nonfinite;    /* quantize groups that hold NaN or infinity to NaN */
 
-  /* All on the calling thread; NULL for none. `progress` gets bytes written so far and in all. `warn` gets one line.
-   * `cancelled` is polled; true ends the call with MLXQ_CANCELLED. */
+  /* NULL for none; all but `cancelled` on the calling thread. `progress` gets bytes written so far and in all. `warn`
+   * gets one line. `cancelled` is polled; true ends the call with MLXQ_CANCELLED. */
   void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes);
   void (*warn)(void *user, const char *message);
-  bool (*cancelled)(void *user); /* called from worker threads too */
+  bool (*cancelled)(void *user); /* from worker threads too, until it returns true */
   void *user;
 } mlxq_convert_options;
 

@@ -41,6 +41,9 @@ MLXQ_API bool mlxq_mode_has_biases(mlxq_mode mode);
 /* mlx-lm's default of a mode: affine 4 bits group 64, mxfp4 4/32, mxfp8 8/32, nvfp4 4/16. Thread-safe. */
 MLXQ_API mlxq_scheme mlxq_scheme_default(mlxq_mode mode);
 
+/* A scheme with the mode's own bits or group size where those are 0. Thread-safe. */
+MLXQ_API mlxq_scheme mlxq_scheme_complete(const mlxq_scheme *scheme);
+
 /* MLXQ_OK where MLX has the scheme: affine with 2, 3, 4, 5, 6 or 8 bits and group size 32, 64 or 128; the other
  * modes with their default alone. Otherwise MLXQ_OUT_OF_RANGE with key "mode", "bits" or "group_size". Thread-safe. */
 MLXQ_API mlxq_status mlxq_scheme_check(const mlxq_scheme *scheme, mlxq_error *error);

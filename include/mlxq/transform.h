@@ -81,11 +81,12 @@ MLXQ_API mlxq_status mlxq_quantize_weights(mlxq_weights **out, const mlxq_weight
  *   affine without `.biases`                                            MLXQ_MISSING_KEY, key P.biases
  *   a scale-only mode with `.biases`                                    MLXQ_KEY_COLLISION, key P.biases
  *   a scheme MLX lacks                                                  MLXQ_OUT_OF_RANGE
- *   `.weight` not uint32, scales not uint8 (scale-only) or not F16, BF16 or F32 (affine), biases of another dtype
- *                                                                       MLXQ_UNSUPPORTED_DTYPE
+ *   `.weight` not uint32                                                MLXQ_UNSUPPORTED_DTYPE
  *   `.weight` of fewer than two dimensions                              MLXQ_RANK_MISMATCH
  *   scales or biases of another rank                                    MLXQ_LENGTH_MISMATCH
- *   other leading dimensions, or a last axis that does not fit          MLXQ_SHAPE_MISMATCH */
+ *   other leading dimensions, or a last axis that does not fit          MLXQ_SHAPE_MISMATCH
+ *   scales not uint8 (scale-only) or not F16, BF16 or F32 (affine), biases of another dtype
+ *                                                                       MLXQ_UNSUPPORTED_DTYPE */
 MLXQ_API mlxq_status mlxq_dequantize_weights(mlxq_weights **out, const mlxq_weights *in,
                                              const mlxq_quant_config *config, const mlxq_transform_options *options,
                                              mlxq_error *error);

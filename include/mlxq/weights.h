@@ -27,8 +27,8 @@ typedef struct mlxq_weights mlxq_weights;
 MLXQ_API mlxq_status mlxq_weights_new(mlxq_weights **weights, mlxq_error *error);
 
 /* Adds a tensor whose bytes the map copies. Name and shape are copied too. MLXQ_KEY_COLLISION where the name is
- * there already, MLXQ_OUT_OF_RANGE above MLXQ_MAX_RANK, MLXQ_OVERFLOW where the product of the shape does not fit
- * 63 bits, MLXQ_NO_MEMORY; the map is unchanged then. Exclusive use. */
+ * there already, MLXQ_USAGE for a dtype that is none, MLXQ_OUT_OF_RANGE above MLXQ_MAX_RANK, MLXQ_OVERFLOW where the
+ * product of the shape does not fit 63 bits, MLXQ_NO_MEMORY; the map is unchanged then. Exclusive use. */
 MLXQ_API mlxq_status mlxq_weights_add_copy(mlxq_weights *weights, const char *name, mlxq_dtype dtype, uint32_t rank,
                                            const uint64_t *shape, const void *data, mlxq_error *error);
 

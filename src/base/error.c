@@ -120,17 +120,17 @@ mlxq_status(mlxq_fail_memory)(mlxq_error *error) {
 }
 
 mlxq_status mlxq_error_at_file(mlxq_error *error, mlxq_status status, const char *file) {
-  if (error && file && !error->file[0]) copy_escaped(error->file, sizeof error->file, file);
+  if (status != MLXQ_OK && error && file && !error->file[0]) copy_escaped(error->file, sizeof error->file, file);
   return status;
 }
 
 mlxq_status mlxq_error_at_layer(mlxq_error *error, mlxq_status status, const char *layer) {
-  if (error && layer && !error->layer[0]) copy_escaped(error->layer, sizeof error->layer, layer);
+  if (status != MLXQ_OK && error && layer && !error->layer[0]) copy_escaped(error->layer, sizeof error->layer, layer);
   return status;
 }
 
 mlxq_status mlxq_error_at_key(mlxq_error *error, mlxq_status status, const char *key) {
-  if (error && key && !error->key[0]) copy_escaped(error->key, sizeof error->key, key);
+  if (status != MLXQ_OK && error && key && !error->key[0]) copy_escaped(error->key, sizeof error->key, key);
   return status;
 }
 

@@ -16,7 +16,8 @@ mlxq_status mlxq_fail_errno(mlxq_error *error, int os_errno, const char *file, c
 /* "out of memory". */
 mlxq_status mlxq_fail_memory(mlxq_error *error);
 
-/* Add the file, the layer or the key where none is set yet. Return `status`. */
+/* Add the file, the layer or the key where none is set yet. Nothing happens for MLXQ_OK. Return
+ * `status`. */
 mlxq_status mlxq_error_at_file(mlxq_error *error, mlxq_status status, const char *file);
 mlxq_status mlxq_error_at_layer(mlxq_error *error, mlxq_status status, const char *layer);
 mlxq_status mlxq_error_at_key(mlxq_error *error, mlxq_status status, const char *key);

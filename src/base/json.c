@@ -12,17 +12,42 @@
 #include <json-c/json_object_iterator.h>
 #include <json-c/json_tokener.h>
 #include <json-c/linkhash.h>
-#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+/* What the parts of a document take in memory, json-c's 0.16 with glibc's malloc, rounded up. */
+enum {
+  VALUE_BYTES = 64,   /* and the text of it */
+  OBJECT_BYTES = 768, /* more: its table begins with 16 places */
+  ARRAY_BYTES = 128,  /* more */
+  ELEM_BYTES = 24,    /* of an array, while it grows */
+  MEMBER_BYTES = 160, /* and the key; its table grows by copying */
+};
+
 typedef struct parser {
   const char *text;
   size_t bytes, at;
+  size_t budget;  /* bytes that the document may still take */
   unsigned depth; /* containers around `at` */
   mlxq_error *error;
 } parser;
+
+static mlxq_status too_large(const parser *p) {
+  return mlxq_fail(p->error, MLXQ_OUT_OF_RANGE, NULL, NULL, "the document is too large: it takes more than %d MiB",
+                   MLXQ_JSON_MAX_MEMORY >> 20);
+}
+
+static mlxq_status charge(parser *p, size_t bytes) {
+  if (bytes > p->budget) return too_large(p);
+  p->budget -= bytes;
+  return MLXQ_OK;
+}
+
+/* There must be room for a string or number of this length as it is put together and copied. */
+static bool has_room(const parser *p, size_t length) {
+  return length <= p->budget / 4;
+}
 
 /* Says what is wrong at a place. Lines and columns count from 1, columns in characters, as Python's do. */
 static mlxq_status broken(const parser *p, size_t at, const char *reason) {
@@ -115,6 +140,7 @@ static mlxq_status read_string(parser *p, mlxq_text *string) {
   size_t start = p->at++;
   while (!skip_char(p, '"')) {
     uint32_t character;
+    if (!has_room(p, string->length)) return too_large(p);
     if (p->at == p->bytes) return broken(p, start, "string without an end");
     if (peek(p) == '\\') {
       mlxq_status status = read_escape(p, string);
@@ -168,6 +194,7 @@ static mlxq_status read_number(parser *p, struct json_object **value) {
   size_t start = p->at;
   bool is_integer;
   if (!skip_number(p, &is_integer)) return broken(p, start, "a value is expected");
+  if (!has_room(p, p->at - start)) return too_large(p);
   mlxq_text number = {0};
   mlxq_text_append(&number, p->text + start, p->at - start);
   /* json-c reads a decimal point whatever the locale, and keeps the text. */
@@ -189,43 +216,95 @@ static mlxq_status read_key(parser *p, mlxq_text *key) {
   return skip_char(p, ':') ? MLXQ_OK : broken(p, p->at, "':' is expected");
 }
 
+/* Objects and arrays read shortly before in the same container: one that has the text of such a one is that one. A
+ * quantization block gives most layers one of a few schemes, and is itself written twice. */
+typedef struct siblings {
+  struct {
+    size_t start, bytes;
+    struct json_object *value;
+  } recent[8];
+  unsigned next;
+} siblings;
+
+static struct json_object *find_sibling(parser *p, const siblings *list) {
+  for (size_t i = 0; i < sizeof list->recent / sizeof *list->recent; i++) {
+    size_t bytes = list->recent[i].bytes;
+    if (bytes == 0 || bytes > p->bytes - p->at) continue;
+    if (memcmp(p->text + p->at, p->text + list->recent[i].start, bytes) != 0) continue;
+    p->at += bytes;
+    return json_object_get(list->recent[i].value);
+  }
+  return NULL;
+}
+
+static void add_sibling(siblings *list, size_t start, size_t end, struct json_object *value) {
+  unsigned place = list->next++ % (sizeof list->recent / sizeof *list->recent);
+  json_object_put(list->recent[place].value);
+  list->recent[place].start = start;
+  list->recent[place].bytes = end - start;
+  list->recent[place].value = json_object_get(value);
+}
+
+static void free_siblings(siblings *list) {
+  for (size_t i = 0; i < sizeof list->recent / sizeof *list->recent; i++) json_object_put(list->recent[i].value);
+}
+
+/* Reads the value of a container's next element. */
+static mlxq_status read_elem(parser *p, siblings *list, struct json_object **value) {
+  size_t start = p->at;
+  bool is_container = peek(p) == '{' || peek(p) == '[';
+  *value = is_container ? find_sibling(p, list) : NULL;
+  if (*value) return MLXQ_OK;
+  mlxq_status status = read_value(p, value);
+  if (status == MLXQ_OK && is_container) add_sibling(list, start, p->at, *value);
+  return status;
+}
+
+/* Reads an element, in an object with its key, into the container. `key` is for its use. */
+static mlxq_status read_into(parser *p, struct json_object *container, bool is_object, siblings *list,
+                             mlxq_text *key) {
+  struct json_object *value;
+  mlxq_status status = MLXQ_OK;
+  mlxq_text_free(key);
+  skip_space(p);
+  if (is_object) status = read_key(p, key);
+  if (status == MLXQ_OK) status = charge(p, is_object ? MEMBER_BYTES + key->length : ELEM_BYTES);
+  if (status != MLXQ_OK) return status;
+  skip_space(p);
+  status = read_elem(p, list, &value);
+  if (status != MLXQ_OK) return status;
+  int added = is_object ? json_object_object_add(container, key->length > 0 ? key->data : "", value)
+                        : json_object_array_add(container, value);
+  if (added == 0) return MLXQ_OK;
+  json_object_put(value);
+  return mlxq_fail_memory(p->error);
+}
+
 static mlxq_status read_container(parser *p, struct json_object **value) {
   if (p->depth == MLXQ_JSON_MAX_DEPTH) return broken(p, p->at, "nested too deeply");
   bool is_object = peek(p) == '{';
   char close = is_object ? '}' : ']';
-  struct json_object *container = is_object ? json_object_new_object() : json_object_new_array();
+  mlxq_status status = charge(p, is_object ? OBJECT_BYTES : ARRAY_BYTES);
+  if (status != MLXQ_OK) return status;
+  struct json_object *container = is_object ? json_object_new_object() : json_object_new_array_ext(4);
   if (!container) return mlxq_fail_memory(p->error);
-  mlxq_status status = MLXQ_OK;
+  siblings list = {0};
   mlxq_text key = {0};
   p->depth++;
   p->at++;
   skip_space(p);
-  if (skip_char(p, close)) goto cleanup;
-  do {
-    struct json_object *member;
-    skip_space(p);
-    if (is_object) {
-      mlxq_text_free(&key);
-      status = read_key(p, &key);
-      if (status != MLXQ_OK) goto cleanup;
+  if (!skip_char(p, close)) {
+    do {
+      status = read_into(p, container, is_object, &list, &key);
+      if (status == MLXQ_OK) skip_space(p);
+    } while (status == MLXQ_OK && skip_char(p, ','));
+    if (status == MLXQ_OK && !skip_char(p, close)) {
+      status = broken(p, p->at, is_object ? "',' or '}' is expected" : "',' or ']' is expected");
     }
-    skip_space(p);
-    status = read_value(p, &member);
-    if (status != MLXQ_OK) goto cleanup;
-    int added = is_object ? json_object_object_add(container, key.length > 0 ? key.data : "", member)
-                          : json_object_array_add(container, member);
-    if (added != 0) {
-      json_object_put(member);
-      status = mlxq_fail_memory(p->error);
-      goto cleanup;
-    }
-    skip_space(p);
-  } while (skip_char(p, ','));
-  if (!skip_char(p, close)) status = broken(p, p->at, is_object ? "',' or '}' is expected" : "',' or ']' is expected");
-
-cleanup:
+  }
   p->depth--;
   mlxq_text_free(&key);
+  free_siblings(&list);
   if (status == MLXQ_OK) {
     *value = container;
   } else {
@@ -236,12 +315,15 @@ cleanup:
 
 /* `*value` is NULL on failure, and for null. */
 static mlxq_status read_value(parser *p, struct json_object **value) {
+  size_t start = p->at;
   *value = NULL;
+  mlxq_status status = charge(p, VALUE_BYTES);
+  if (status != MLXQ_OK) return status;
   if (peek(p) == '{' || peek(p) == '[') return read_container(p, value);
   if (skip_word(p, "null")) return MLXQ_OK;
   if (peek(p) == '"') {
     mlxq_text string = {0};
-    mlxq_status status = read_string(p, &string);
+    status = read_string(p, &string);
     if (status == MLXQ_OK) *value = json_object_new_string_len(string.data ? string.data : "", (int)string.length);
     mlxq_text_free(&string);
     if (status != MLXQ_OK) return status;
@@ -256,19 +338,21 @@ static mlxq_status read_value(parser *p, struct json_object **value) {
   } else if (skip_word(p, "-Infinity")) {
     *value = json_object_new_double((double)-INFINITY);
   } else {
-    return read_number(p, value);
+    status = read_number(p, value);
+    if (status != MLXQ_OK) return status;
   }
-  return *value ? MLXQ_OK : mlxq_fail_memory(p->error);
+  return *value ? charge(p, p->at - start) : mlxq_fail_memory(p->error);
 }
 
 mlxq_status mlxq_json_parse(struct json_object **document, const char *text, size_t bytes, mlxq_error *error) {
   *document = NULL;
-  /* json-c counts the bytes of a string in an int. */
-  if (bytes > INT_MAX) return mlxq_fail(error, MLXQ_PARSE, NULL, NULL, "the document has more than %d bytes", INT_MAX);
-  parser p = {.text = text, .bytes = bytes, .error = error};
+  /* So no string has more bytes than json-c's int can count. */
+  parser p = {.text = text, .bytes = bytes, .budget = MLXQ_JSON_MAX_MEMORY, .error = error};
+  mlxq_status status = charge(&p, bytes);
+  if (status != MLXQ_OK) return status;
   struct json_object *value;
   skip_space(&p);
-  mlxq_status status = read_value(&p, &value);
+  status = read_value(&p, &value);
   if (status == MLXQ_OK) {
     skip_space(&p);
     if (p.at < bytes) status = broken(&p, p.at, "text after the document");

@@ -10,11 +10,16 @@
 /* Deepest nesting accepted. */
 #define MLXQ_JSON_MAX_DEPTH 64
 
+/* What a document may take: its text and what json-c makes of it. A config.json with 100,000 layers that have a scheme of
+ * their own fits. */
+#define MLXQ_JSON_MAX_MEMORY (52 << 20)
+
 /* Parses one document, white space around it allowed. As Python's json does: NaN, Infinity and -Infinity are numbers,
  * of a duplicate key the last wins. Numbers keep their text; integers beyond 64 bits keep every digit (inside json-c
  * they are doubles, mlxq_json_write writes the digits back). MLXQ_PARSE with line and column (from 1, in characters)
- * otherwise, and for what json-c cannot hold: half a surrogate pair, U+0000 in a key. The caller releases `*document`
- * with json_object_put; it is NULL for the document `null`. */
+ * otherwise, and for what json-c cannot hold: half a surrogate pair, U+0000 in a key. MLXQ_OUT_OF_RANGE beyond
+ * MLXQ_JSON_MAX_MEMORY. Objects (arrays) with one text and one parent may be one object: do not change them in place.
+ * The caller releases `*document` with json_object_put; it is NULL for the document `null`. */
 mlxq_status mlxq_json_parse(struct json_object **document, const char *text, size_t bytes, mlxq_error *error);
 
 /* Appends the document as json.dump(..., indent=indent) writes it (indent 0: one line, ", " and ": "), ASCII, with

@@ -14,7 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { MAX_CONFIG_BYTES = 16 << 20 };
+enum { MAX_CONFIG_BYTES = 64 << 20 };
 
 static int compare_files(const void *a, const void *b) {
   return strcmp(((const mlxq_source_file *)a)->path, ((const mlxq_source_file *)b)->path);
@@ -68,20 +68,18 @@ static mlxq_status read_headers(mlxq_checkpoint *checkpoint, mlxq_error *error) 
   return MLXQ_OK;
 }
 
-/* Reads config.json, and takes eos_token_id from generation_config.json over it, as mlx-lm does. */
 static mlxq_status read_config(mlxq_checkpoint *checkpoint, mlxq_error *error) {
+  char *text = NULL;
+  size_t length = 0;
   checkpoint->config_path = mlxq_path_join(checkpoint->path, "config.json");
   if (!checkpoint->config_path) return mlxq_fail_memory(error);
-  mlxq_status status = mlxq_file_read_text(&checkpoint->config_text, &checkpoint->config_length,
-                                           checkpoint->config_path, MAX_CONFIG_BYTES, error);
-  if (status != MLXQ_OK) return status;
-  status = mlxq_json_parse(&checkpoint->config, checkpoint->config_text, checkpoint->config_length, error);
-  if (status != MLXQ_OK) return mlxq_error_at_file(error, status, checkpoint->config_path);
-  if (!json_object_is_type(checkpoint->config, json_type_object)) {
-    mlxq_fail(error, MLXQ_PARSE, NULL, NULL, "the document is not a JSON object");
-    return mlxq_error_at_file(error, MLXQ_PARSE, checkpoint->config_path);
+  mlxq_status status = mlxq_file_read_text(&text, &length, checkpoint->config_path, MAX_CONFIG_BYTES, error);
+  if (status == MLXQ_OK) status = mlxq_json_parse(&checkpoint->config, text, length, error);
+  if (status == MLXQ_OK && !json_object_is_type(checkpoint->config, json_type_object)) {
+    status = mlxq_fail(error, MLXQ_PARSE, NULL, NULL, "the document is not a JSON object");
   }
-  return MLXQ_OK;
+  free(text);
+  return mlxq_error_at_file(error, status, checkpoint->config_path);
 }
 
 /* What Python takes for true. */
@@ -103,6 +101,7 @@ static bool is_truthy(struct json_object *value) {
   }
 }
 
+/* Takes eos_token_id from generation_config.json over config.json's, as mlx-lm does. */
 static mlxq_status merge_generation_config(mlxq_checkpoint *checkpoint, mlxq_error *error) {
   char *text = NULL;
   size_t length = 0;
@@ -114,7 +113,9 @@ static mlxq_status merge_generation_config(mlxq_checkpoint *checkpoint, mlxq_err
   status = mlxq_file_read_text(&text, &length, path, MAX_CONFIG_BYTES, error);
   if (status != MLXQ_OK) goto cleanup;
   /* mlx-lm passes over a generation_config.json that is no JSON. */
-  if (mlxq_json_parse(&generation, text, length, NULL) != MLXQ_OK) goto cleanup;
+  status = mlxq_json_parse(&generation, text, length, error);
+  if (status == MLXQ_PARSE) status = MLXQ_OK;
+  if (status != MLXQ_OK) goto cleanup;
   if (json_object_object_get_ex(generation, "eos_token_id", &eos) && is_truthy(eos)) {
     if (json_object_object_add(checkpoint->config, "eos_token_id", json_object_get(eos)) != 0) {
       json_object_put(eos);
@@ -173,7 +174,6 @@ void mlxq_checkpoint_free(mlxq_checkpoint *checkpoint) {
   free(checkpoint->files);
   mlxq_weights_free(checkpoint->tensors);
   json_object_put(checkpoint->config);
-  free(checkpoint->config_text);
   free(checkpoint->config_path);
   free(checkpoint->path);
   free(checkpoint);
@@ -203,11 +203,18 @@ static const char *method_of(struct json_object *object, const char *key) {
   return "unknown";
 }
 
-static bool folder_has(const mlxq_checkpoint *checkpoint, const char *name) {
-  char *path = mlxq_path_join(checkpoint->path, name);
-  bool found = path && access(path, F_OK) == 0;
-  free(path);
-  return found;
+/* A config file beside the weights, by which packers of other formats are known; NULL without one. */
+static mlxq_status method_by_files(const char **method, const mlxq_checkpoint *checkpoint, mlxq_error *error) {
+  static const char *const FILES[][2] = {
+      {"quant_config.json", "awq"}, {"quantize_config.json", "gptq"}, {"hf_quant_config.json", "modelopt"}};
+  *method = NULL;
+  for (size_t i = 0; i < sizeof FILES / sizeof *FILES && !*method; i++) {
+    char *path = mlxq_path_join(checkpoint->path, FILES[i][0]);
+    if (!path) return mlxq_fail_memory(error);
+    if (access(path, F_OK) == 0) *method = FILES[i][1];
+    free(path);
+  }
+  return MLXQ_OK;
 }
 
 /* Guesses by the names and types that the packers use, for folders whose config says nothing. */
@@ -228,22 +235,24 @@ static const char *foreign_by_tensors(const mlxq_weights *tensors) {
   return NULL;
 }
 
-const char *mlxq_checkpoint_foreign(const mlxq_checkpoint *checkpoint) {
+mlxq_status mlxq_checkpoint_foreign(const char **method, bool *guessed, const mlxq_checkpoint *checkpoint,
+                                    mlxq_error *error) {
   struct json_object *block = NULL, *text_config = NULL;
-  const char *method = NULL;
+  mlxq_status status = MLXQ_OK;
+  *method = NULL;
+  *guessed = false;
   if (checkpoint->config) {
-    if (json_object_object_get_ex(checkpoint->config, "quantization", &block) && block) return NULL;
-    method = method_of(checkpoint->config, "quantization_config");
-    if (!method && json_object_object_get_ex(checkpoint->config, "text_config", &text_config)) {
-      method = method_of(text_config, "quantization_config");
+    if (json_object_object_get_ex(checkpoint->config, "quantization", &block) && block) return MLXQ_OK;
+    *method = method_of(checkpoint->config, "quantization_config");
+    if (!*method && json_object_object_get_ex(checkpoint->config, "text_config", &text_config)) {
+      *method = method_of(text_config, "quantization_config");
     }
   }
-  if (!method && checkpoint->is_folder) {
-    if (folder_has(checkpoint, "hf_quant_config.json")) method = "modelopt";
-    if (folder_has(checkpoint, "quantize_config.json")) method = "gptq";
-    if (folder_has(checkpoint, "quant_config.json")) method = "awq";
-  }
-  return method ? method : foreign_by_tensors(checkpoint->tensors);
+  if (!*method && checkpoint->is_folder) status = method_by_files(method, checkpoint, error);
+  if (status != MLXQ_OK || *method) return status;
+  *method = foreign_by_tensors(checkpoint->tensors);
+  *guessed = *method != NULL;
+  return MLXQ_OK;
 }
 
 mlxq_status mlxq_checkpoint_quantization(mlxq_quant_config **config, const mlxq_checkpoint *checkpoint,

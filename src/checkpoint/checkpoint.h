@@ -22,8 +22,6 @@ typedef struct mlxq_checkpoint {
   mlxq_weights *tensors;
   struct json_object *config; /* config.json; NULL for a single file */
   char *config_path;          /* NULL likewise */
-  char *config_text;
-  size_t config_length;
 } mlxq_checkpoint;
 
 /* Opens a folder or a single file; see CLI.md, `SRC`. The caller releases `*result`. */
@@ -33,8 +31,10 @@ void mlxq_checkpoint_free(mlxq_checkpoint *checkpoint);
 /* MLXQ_CHANGED, naming the file, unless every .safetensors file is still what it was when opened. */
 mlxq_status mlxq_checkpoint_check(const mlxq_checkpoint *checkpoint, mlxq_error *error);
 
-/* The quant_method of a quantization that is not MLX's, from the config, or NULL. Valid while the checkpoint is. */
-const char *mlxq_checkpoint_foreign(const mlxq_checkpoint *checkpoint);
+/* The quant_method of a quantization that is not MLX's, or NULL; valid while the checkpoint is. `*guessed` says whether
+ * it comes from the tensors alone, and not from a config. */
+mlxq_status mlxq_checkpoint_foreign(const char **method, bool *guessed, const mlxq_checkpoint *checkpoint,
+                                    mlxq_error *error);
 
 /* The configuration in the `quantization` block; `*config` is NULL where there is none. Errors name config.json. */
 mlxq_status mlxq_checkpoint_quantization(mlxq_quant_config **config, const mlxq_checkpoint *checkpoint,

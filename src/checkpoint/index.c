@@ -2,79 +2,137 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "safetensors/json_stream.h"
+#include "safetensors/safetensors.h"
 
-#include <json-c/linkhash.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-/* 100,000 tensors with long names take about 15 MB. */
-enum { MAX_INDEX_BYTES = 1 << 28 };
+typedef struct checker {
+  mlxq_json_stream json;
+  const mlxq_checkpoint *checkpoint;
+  unsigned char *seen; /* a bit for each tensor: the last weight_map names it */
+  size_t seen_bytes;
+  bool has_map;
+  char name[MLXQ_SAFETENSORS_MAX_NAME_BYTES + 1];
+  char file[NAME_MAX + 2]; /* a longer one is cut, and still too long for a file of the folder */
+} checker;
 
-static mlxq_status check_entry(const mlxq_checkpoint *checkpoint, const char *name, struct json_object *value,
-                               mlxq_error *error) {
-  if (!json_object_is_type(value, json_type_string)) {
-    return mlxq_fail(error, MLXQ_PARSE, NULL, name, "weight_map: the file name is not a string");
-  }
-  const char *file = json_object_get_string(value);
-  if (strlen(file) != (size_t)json_object_get_string_len(value)) {
-    return mlxq_fail(error, MLXQ_CORRUPT, NULL, name, "weight_map: the file name holds a NUL character");
-  }
-  if (strchr(file, '/') || strstr(file, "..")) {
-    return mlxq_fail(error, MLXQ_CORRUPT, NULL, name, "weight_map: the file name '%s' leads out of the folder", file);
-  }
-  size_t index = mlxq_weights_index(checkpoint->tensors, name, strlen(name));
-  if (index == SIZE_MAX) {
-    for (size_t i = 0; i < checkpoint->file_count; i++) {
-      if (strcmp(checkpoint->files[i].name, file) == 0) {
-        return mlxq_fail(error, MLXQ_CORRUPT, NULL, name, "the index has it in %s, which does not hold it", file);
-      }
-    }
-    return mlxq_fail(error, MLXQ_CORRUPT, NULL, name, "the index has it in %s, which is not in the folder", file);
-  }
-  const char *actual = checkpoint->files[checkpoint->tensors->entries[index].file].name;
-  if (strcmp(actual, file) != 0) {
-    return mlxq_fail(error, MLXQ_CORRUPT, NULL, name, "the index has it in %s, but it is in %s", file, actual);
-  }
-  return MLXQ_OK;
+/* Reads a key and its colon; `*length` as mlxq_json_string's. */
+static bool read_key(checker *c, size_t *length) {
+  if (mlxq_json_peek(&c->json) != '"') return mlxq_json_fault(&c->json, "a key in double quotes is expected");
+  return mlxq_json_string(&c->json, c->name, sizeof c->name, length) && mlxq_json_expect(&c->json, ':');
 }
 
-static mlxq_status check_document(const mlxq_checkpoint *checkpoint, struct json_object *document, mlxq_error *error) {
-  struct json_object *map = NULL;
-  if (!json_object_object_get_ex(document, "weight_map", &map) || !json_object_is_type(map, json_type_object)) {
-    return mlxq_fail(error, MLXQ_PARSE, NULL, "weight_map", "missing, or not a JSON object");
+static bool is_file(const mlxq_checkpoint *checkpoint, const char *name) {
+  for (size_t i = 0; i < checkpoint->file_count; i++) {
+    if (strcmp(checkpoint->files[i].name, name) == 0) return true;
   }
-  json_object_object_foreach(map, name, value) {
-    mlxq_status status = check_entry(checkpoint, name, value, error);
-    if (status != MLXQ_OK) return status;
+  return false;
+}
+
+/* The file name of the tensor `name`, whose key was just read. */
+static bool check_entry(checker *c, size_t name_length) {
+  mlxq_json_stream *json = &c->json;
+  const mlxq_checkpoint *checkpoint = c->checkpoint;
+  size_t length;
+  if (mlxq_json_peek(json) != '"') {
+    return mlxq_json_skip(json, MLXQ_JSON_MAX_DEPTH) &&
+           mlxq_json_fail(json, MLXQ_PARSE, "weight_map: the file name is not a string");
   }
-  /* All of the index's names are tensors, so equal counts mean equal sets. */
-  if ((size_t)json_object_object_length(map) == checkpoint->tensors->count) return MLXQ_OK;
-  for (size_t i = 0; i < checkpoint->tensors->count; i++) {
-    const mlxq_tensor_entry *entry = &checkpoint->tensors->entries[i];
-    if (!json_object_object_get_ex(map, entry->tensor.name, NULL)) {
-      return mlxq_fail(error, MLXQ_CORRUPT, NULL, entry->tensor.name, "%s holds it, but the index does not name it",
-                       checkpoint->files[entry->file].name);
+  if (!mlxq_json_string(json, c->file, sizeof c->file, &length)) return false;
+  if (length < sizeof c->file && strlen(c->file) != length) {
+    return mlxq_json_fail(json, MLXQ_CORRUPT, "weight_map: the file name holds a NUL character");
+  }
+  if (strchr(c->file, '/') || strstr(c->file, "..")) {
+    return mlxq_json_fail(json, MLXQ_CORRUPT, "weight_map: the file name '%s' leads out of the folder", c->file);
+  }
+  size_t index = name_length < sizeof c->name ? mlxq_weights_index(checkpoint->tensors, c->name, name_length) : SIZE_MAX;
+  if (index == SIZE_MAX) {
+    return mlxq_json_fail(json, MLXQ_CORRUPT, "the index has it in %s, which %s", c->file,
+                          is_file(checkpoint, c->file) ? "does not hold it" : "is not in the folder");
+  }
+  const char *actual = checkpoint->files[checkpoint->tensors->entries[index].file].name;
+  if (strcmp(actual, c->file) != 0) {
+    return mlxq_json_fail(json, MLXQ_CORRUPT, "the index has it in %s, but it is in %s", c->file, actual);
+  }
+  c->seen[index / 8] |= (unsigned char)(1u << index % 8);
+  return true;
+}
+
+/* Of two entries for a tensor Python takes the last; here each must be right, and so must each of two maps. */
+static bool check_map(checker *c) {
+  mlxq_json_stream *json = &c->json;
+  const mlxq_weights *tensors = c->checkpoint->tensors;
+  c->has_map = true;
+  memset(c->seen, 0, c->seen_bytes);
+  if (!mlxq_json_expect(json, '{')) return false;
+  for (bool first = true; mlxq_json_next(json, '}', &first);) {
+    size_t length;
+    if (!read_key(c, &length)) return false;
+    json->key = c->name;
+    if (!check_entry(c, length)) return false;
+    json->key = NULL;
+  }
+  for (size_t i = 0; json->status == MLXQ_OK && i < tensors->count; i++) {
+    if (c->seen[i / 8] & 1u << i % 8) continue;
+    json->key = tensors->entries[i].tensor.name;
+    mlxq_json_fail(json, MLXQ_CORRUPT, "%s holds it, but the index does not name it",
+                   c->checkpoint->files[tensors->entries[i].file].name);
+  }
+  return json->status == MLXQ_OK;
+}
+
+static bool check_member(checker *c) {
+  bool is_map = strcmp(c->name, "weight_map") == 0;
+  if (is_map && mlxq_json_peek(&c->json) == '{') return check_map(c);
+  if (is_map) c->has_map = false;
+  return mlxq_json_skip(&c->json, MLXQ_JSON_MAX_DEPTH - 1);
+}
+
+static bool check_document(checker *c) {
+  mlxq_json_stream *json = &c->json;
+  if (mlxq_json_peek(json) != '{') {
+    if (!mlxq_json_skip(json, MLXQ_JSON_MAX_DEPTH)) return false;
+  } else {
+    mlxq_json_expect(json, '{');
+    for (bool first = true; mlxq_json_next(json, '}', &first);) {
+      if (!read_key(c, NULL) || !check_member(c)) return false;
     }
   }
-  return MLXQ_OK;
+  if (!mlxq_json_end(json)) return false;
+  json->key = "weight_map";
+  return c->has_map || mlxq_json_fail(json, MLXQ_PARSE, "missing, or not a JSON object");
 }
 
 mlxq_status mlxq_index_check(const mlxq_checkpoint *checkpoint, mlxq_error *error) {
-  char *text = NULL;
-  size_t length = 0;
-  struct json_object *document = NULL;
+  checker *c = NULL;
+  int fd = -1;
+  mlxq_file_identity identity;
+  mlxq_status status = MLXQ_OK;
   char *path = mlxq_path_join(checkpoint->path, MLXQ_INDEX_NAME);
   if (!path) return mlxq_fail_memory(error);
-  mlxq_status status = MLXQ_OK;
   if (access(path, F_OK) != 0) goto cleanup;
-  status = mlxq_file_read_text(&text, &length, path, MAX_INDEX_BYTES, error);
-  if (status == MLXQ_OK) status = mlxq_json_parse(&document, text, length, error);
-  if (status == MLXQ_OK) status = check_document(checkpoint, document, error);
-  if (status != MLXQ_OK) mlxq_error_at_file(error, status, path);
+  status = mlxq_file_open(&fd, &identity, path, error);
+  if (status != MLXQ_OK) goto cleanup;
+  c = mlxq_calloc(1, sizeof *c);
+  if (c) c->seen = mlxq_calloc(c->seen_bytes = checkpoint->tensors->count / 8 + 1, 1);
+  if (!c || !c->seen) {
+    status = mlxq_fail_memory(error);
+    goto cleanup;
+  }
+  c->checkpoint = checkpoint;
+  mlxq_json_start(&c->json, fd, 0, identity.bytes, path, error);
+  c->json.is_document = true;
+  check_document(c);
+  status = c->json.status;
 cleanup:
-  json_object_put(document);
-  free(text);
+  if (status != MLXQ_OK) mlxq_error_at_file(error, status, path);
+  if (c) free(c->seen);
+  free(c);
+  mlxq_file_close(fd);
   free(path);
   return status;
 }

@@ -69,7 +69,13 @@ mlxq_status mlxq_inspect(mlxq_report **report, const char *source, mlxq_error *e
   mlxq_status status = mlxq_checkpoint_open(&checkpoint, source, error);
   if (status == MLXQ_OK) status = mlxq_checkpoint_quantization(&config, checkpoint, error);
   if (status != MLXQ_OK) goto cleanup;
-  const char *method = mlxq_checkpoint_foreign(checkpoint);
+  bool guessed = false;
+  const char *method = NULL;
+  status = mlxq_checkpoint_foreign(&method, &guessed, checkpoint, error);
+  if (status != MLXQ_OK) {
+    mlxq_quant_config_free(config);
+    goto cleanup;
+  }
   if (method && !(foreign = mlxq_asprintf("%s", method))) {
     mlxq_quant_config_free(config);
     status = mlxq_fail_memory(error);

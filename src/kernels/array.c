@@ -2,7 +2,6 @@
 #include "base/error.h"
 #include "kernels/kernels.h"
 
-#include <assert.h>
 #include <inttypes.h>
 #include <mlxq/transform.h>
 
@@ -32,7 +31,9 @@ static mlxq_status prepare(mlxq_kernel_args *args, const mlxq_scheme *scheme, ml
   uint64_t packed, scales, biases;
   mlxq_status status = mlxq_quantized_bytes(&packed, &scales, &biases, scheme, dtype, elems, error);
   if (status != MLXQ_OK) return status;
-  assert(profile == MLXQ_PROFILE_CPU || profile == MLXQ_PROFILE_GPU);
+  if (profile != MLXQ_PROFILE_CPU && profile != MLXQ_PROFILE_GPU) {
+    return mlxq_fail(error, MLXQ_USAGE, NULL, "profile", "unknown profile %d", (int)profile);
+  }
   args->profile = profile;
   args->dtype = dtype;
   args->group_size = (size_t)scheme->group_size;

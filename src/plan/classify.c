@@ -105,12 +105,8 @@ static mlxq_status check_last_axes(const mlxq_layer *layer, const mlxq_scheme *s
   return MLXQ_OK;
 }
 
-static mlxq_status check_part_dtypes(const mlxq_layer *layer, mlxq_mode mode, mlxq_error *error) {
-  mlxq_dtype weight = layer->weight->dtype, scales = layer->scales->dtype;
-  if (weight != MLXQ_U32) {
-    return mlxq_fail_part(error, MLXQ_UNSUPPORTED_DTYPE, layer, ".weight", "is %s; packed weights are U32",
-                          mlxq_dtype_name(weight));
-  }
+static mlxq_status check_scale_dtypes(const mlxq_layer *layer, mlxq_mode mode, mlxq_error *error) {
+  mlxq_dtype scales = layer->scales->dtype;
   if (!mlxq_mode_has_biases(mode)) {
     if (scales == MLXQ_U8) return MLXQ_OK;
     return mlxq_fail_part(error, MLXQ_UNSUPPORTED_DTYPE, layer, ".scales", "is %s; %s scales are U8",
@@ -128,17 +124,20 @@ static mlxq_status check_part_dtypes(const mlxq_layer *layer, mlxq_mode mode, ml
 }
 
 mlxq_status mlxq_check_triple(const mlxq_layer *layer, const mlxq_scheme *scheme, mlxq_error *error) {
+  const mlxq_tensor *weight = layer->weight;
   mlxq_status status = check_biases(layer, scheme->mode, error);
   if (status == MLXQ_OK) status = mlxq_check_layer_scheme(layer, scheme, error);
-  if (status == MLXQ_OK) status = check_part_dtypes(layer, scheme->mode, error);
   if (status != MLXQ_OK) return status;
-  const mlxq_tensor *weight = layer->weight, *scales = layer->scales;
+  if (weight->dtype != MLXQ_U32) {
+    return mlxq_fail_part(error, MLXQ_UNSUPPORTED_DTYPE, layer, ".weight", "is %s; packed weights are U32",
+                          mlxq_dtype_name(weight->dtype));
+  }
   if (weight->rank < 2) {
     return mlxq_fail_part(error, MLXQ_RANK_MISMATCH, layer, ".weight",
                           "has rank %u; quantized weights have rank 2 or more", weight->rank);
   }
-  status = check_leading(layer, scales, ".scales", error);
+  status = check_leading(layer, layer->scales, ".scales", error);
   if (status == MLXQ_OK && layer->biases) status = check_leading(layer, layer->biases, ".biases", error);
-  if (status != MLXQ_OK) return status;
-  return check_last_axes(layer, scheme, error);
+  if (status == MLXQ_OK) status = check_last_axes(layer, scheme, error);
+  return status == MLXQ_OK ? check_scale_dtypes(layer, scheme->mode, error) : status;
 }

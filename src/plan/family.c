@@ -140,11 +140,28 @@ const mlxq_family *mlxq_family_of(const mlxq_checkpoint *checkpoint) {
   return &UNKNOWN;
 }
 
+const mlxq_family *mlxq_family_unknown(void) {
+  return &UNKNOWN;
+}
+
 bool mlxq_family_is_known(const mlxq_family *family) {
   return family->model_type != NULL;
 }
 
 /* ---- Refusals -------------------------------------------------------------------------------------------------- */
+
+/* Hybrids of attention and convolution may have their weights multiplied by numbers in the config. */
+static mlxq_status check_multipliers(struct json_object *config, mlxq_error *error) {
+  if (!json_object_is_type(config, json_type_object)) return MLXQ_OK;
+  struct json_object_iterator at = json_object_iter_begin(config), end = json_object_iter_end(config);
+  for (; !json_object_iter_equal(&at, &end); json_object_iter_next(&at)) {
+    const char *key = json_object_iter_peek_name(&at);
+    if (ends_with(key, "_multiplier")) {
+      return mlxq_fail(error, MLXQ_UNSUPPORTED, NULL, key, "unknown model_type, and its weights may need multiplying");
+    }
+  }
+  return MLXQ_OK;
+}
 
 mlxq_status mlxq_family_check(const mlxq_family *family, const mlxq_checkpoint *checkpoint, mlxq_error *error) {
   static const struct {
@@ -171,16 +188,13 @@ mlxq_status mlxq_family_check(const mlxq_family *family, const mlxq_checkpoint *
       }
     }
   }
+  struct json_object *text_config = NULL;
   if (!conv1d) return MLXQ_OK;
-  struct json_object_iterator at = json_object_iter_begin(checkpoint->config);
-  struct json_object_iterator end = json_object_iter_end(checkpoint->config);
-  for (; !json_object_iter_equal(&at, &end); json_object_iter_next(&at)) {
-    const char *key = json_object_iter_peek_name(&at);
-    if (ends_with(key, "_multiplier")) {
-      return mlxq_fail(error, MLXQ_UNSUPPORTED, NULL, key, "unknown model_type, and its weights may need multiplying");
-    }
+  mlxq_status status = check_multipliers(checkpoint->config, error);
+  if (status == MLXQ_OK && json_object_object_get_ex(checkpoint->config, "text_config", &text_config)) {
+    status = check_multipliers(text_config, error);
   }
-  return MLXQ_OK;
+  return status;
 }
 
 /* ---- Sanitize -------------------------------------------------------------------------------------------------- */
@@ -202,8 +216,10 @@ static bool is_beyond(const char *name, long layer_count) {
 }
 
 /* The head, by the names that families use for it. */
-static bool is_head(const char *name) {
-  return strncmp(name, "lm_head.", strlen("lm_head.")) == 0;
+static bool is_head(const mlxq_family *family, const char *name) {
+  bool internlm2 = family->model_type && strcmp(family->model_type, "internlm2") == 0;
+  const char *head = internlm2 ? "output." : "lm_head.";
+  return strncmp(name, head, strlen(head)) == 0;
 }
 
 static bool is_tied(const mlxq_family *family, const mlxq_checkpoint *checkpoint, bool *open) {
@@ -222,22 +238,23 @@ static bool is_tied(const mlxq_family *family, const mlxq_checkpoint *checkpoint
   }
 }
 
-static bool is_dropped(const char *name, bool tied, long layer_count) {
+static bool is_dropped(const mlxq_family *family, const char *name, bool tied, long layer_count) {
   if (ends_with(name, "rotary_emb.inv_freq") || ends_with(name, "attention.rope.inv_freq")) return true;
   if (strncmp(name, "mtp.", 4) == 0 || strncmp(name, "model.mtp_layers.", 17) == 0) return true;
   if (is_beyond(name, layer_count)) return true;
-  return tied && is_head(name);
+  return tied && is_head(family, name);
 }
 
 /* Moves the descriptions of all tensors but the dropped ones to a new map. */
-static mlxq_status keep_tensors(mlxq_checkpoint *checkpoint, bool tied, long layer_count, mlxq_error *error) {
+static mlxq_status keep_tensors(const mlxq_family *family, mlxq_checkpoint *checkpoint, bool tied, long layer_count,
+                                mlxq_error *error) {
   mlxq_weights *kept = NULL;
   const mlxq_weights *all = checkpoint->tensors;
   mlxq_status status = mlxq_weights_new(&kept, error);
   for (size_t i = 0; status == MLXQ_OK && i < all->count; i++) {
     const mlxq_tensor_entry *entry = &all->entries[i];
     const mlxq_tensor *tensor = &entry->tensor;
-    if (is_dropped(tensor->name, tied, layer_count)) continue;
+    if (is_dropped(family, tensor->name, tied, layer_count)) continue;
     status = mlxq_weights_describe(kept, tensor->name, strlen(tensor->name), tensor->dtype, tensor->rank, tensor->shape,
                                    entry->file, entry->offset, NULL, error);
   }
@@ -269,17 +286,21 @@ mlxq_status mlxq_family_sanitize(const mlxq_family *family, mlxq_checkpoint *che
   }
   for (size_t i = 0; i < checkpoint->tensors->count; i++) {
     const char *name = checkpoint->tensors->entries[i].tensor.name;
-    head = head || is_head(name);
-    drops = drops || is_dropped(name, tied, layer_count);
+    head = head || is_head(family, name);
+    drops = drops || is_dropped(family, name, tied, layer_count);
     extra_layers = extra_layers || is_beyond(name, layer_count);
   }
   mlxq_status status = open && head ? write_tied(checkpoint, tied, error) : MLXQ_OK;
-  if (status == MLXQ_OK && drops) status = keep_tensors(checkpoint, tied, layer_count, error);
+  if (status == MLXQ_OK && drops) status = keep_tensors(family, checkpoint, tied, layer_count, error);
   if (status != MLXQ_OK || !warn) return status;
   if (open && head && tied) {
     warn(user,
          "config.json does not say tie_word_embeddings; mlx-lm takes this family's embeddings as tied, so lm_head is "
          "dropped");
+  }
+  if (drops && !family->model_type) {
+    warn(user,
+         "unknown model_type: rotary tables, multi-token prediction and a tied lm_head are dropped, as mlx-lm does");
   }
   if (extra_layers) warn(user, "layers beyond num_hidden_layers are dropped, as mlx-lm does");
   return MLXQ_OK;

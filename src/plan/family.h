@@ -12,7 +12,10 @@ typedef struct mlxq_family mlxq_family;
 /* The row of the checkpoint's model_type; for a type that has none a row that stands for unknown types. Constant. */
 const mlxq_family *mlxq_family_of(const mlxq_checkpoint *checkpoint);
 
-/* "llama", or "unknown". */
+/* The row for types that have none. Constant. */
+const mlxq_family *mlxq_family_unknown(void);
+
+/* Whether the row is that of a known type. */
 bool mlxq_family_is_known(const mlxq_family *family);
 
 /* MLXQ_UNSUPPORTED, with the reason, for a family or tensors that would come out wrong. */

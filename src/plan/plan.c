@@ -249,3 +249,7 @@ mlxq_status mlxq_plan_layout(mlxq_plan *plan, uint64_t max_bytes, const char *si
   }
   return MLXQ_OK;
 }
+
+const char *mlxq_plan_file_name(const void *plan, size_t index) {
+  return ((const mlxq_plan *)plan)->files[index].name;
+}

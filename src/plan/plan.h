@@ -88,6 +88,9 @@ mlxq_status mlxq_plan_dequantize(mlxq_plan **plan, const mlxq_plan_request *requ
  * `single_name` for the one file of a single-file result, whatever its size), and places them. */
 mlxq_status mlxq_plan_layout(mlxq_plan *plan, uint64_t max_bytes, const char *single_name, mlxq_error *error);
 
+/* The name of the i-th file of a laid out plan, given as an untyped pointer for those who ask by callback. */
+const char *mlxq_plan_file_name(const void *plan, size_t index);
+
 void mlxq_plan_free(mlxq_plan *plan);
 
 /* ---- For planners ---------------------------------------------------------------------------------------------- */

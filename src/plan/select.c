@@ -36,14 +36,18 @@ static bool matches(const char *pattern, const char *layer) {
   return fnmatch(pattern, layer, FNM_NOESCAPE) == 0;
 }
 
-/* The number in part `position` of a dotted path; 0 where there is no such part or it is no number. */
+enum { MAX_LAYER_NUMBER = 1000000000 };
+
+/* The number in part `position` of a dotted path, cut at MAX_LAYER_NUMBER; 0 where there is no such part or it is none.
+ */
 static int64_t number_at(const char *path, size_t position) {
   for (; position > 0; position--) {
     path = strchr(path, '.');
     if (!path) return 0;
     path++;
   }
-  return strtoll(path, NULL, 10);
+  long long number = strtoll(path, NULL, 10);
+  return number < 0 ? 0 : number > MAX_LAYER_NUMBER ? MAX_LAYER_NUMBER : number;
 }
 
 /* The position of the first part of a path that is a number. */
@@ -177,23 +181,20 @@ static mlxq_status check_patterns(const select_state *state, mlxq_error *error) 
   const mlxq_quantize_options *options = state->options;
   for (size_t i = 0; i < options->skip_count; i++) {
     if (!state->skip_matched[i]) {
-      return mlxq_fail(error, MLXQ_UNKNOWN_VALUE, NULL, "skip", "'%s' matches no dense layer", options->skips[i]);
+      return mlxq_fail(error, MLXQ_UNKNOWN_VALUE, NULL, "skip",
+                       "'%s' matches no dense layer; a pattern is for whole paths, as in model.layers.*.mlp.down_proj",
+                       options->skips[i]);
     }
   }
   for (size_t i = 0; i < options->override_count; i++) {
     if (!state->override_matched[i]) {
-      return mlxq_fail(error, MLXQ_UNKNOWN_VALUE, NULL, "override", "'%s' matches no layer that can be quantized",
+      return mlxq_fail(error, MLXQ_UNKNOWN_VALUE, NULL, "override",
+                       "'%s' matches no layer that can be quantized; a pattern is for whole paths, as in "
+                       "model.layers.*.mlp.down_proj",
                        options->overrides[i].pattern);
     }
   }
   return MLXQ_OK;
-}
-
-static mlxq_scheme complete_scheme(const mlxq_scheme *scheme) {
-  mlxq_scheme complete = mlxq_scheme_default(scheme->mode);
-  if (scheme->bits != 0) complete.bits = scheme->bits;
-  if (scheme->group_size != 0) complete.group_size = scheme->group_size;
-  return complete;
 }
 
 /* The planner's configuration starts as the source's, or as the default alone. */
@@ -217,7 +218,7 @@ mlxq_status mlxq_select(mlxq_selection *selection, const mlxq_weights *tensors, 
                         .tensors = tensors,
                         .existing = existing,
                         .options = options,
-                        .fallback = complete_scheme(&options->scheme)};
+                        .fallback = mlxq_scheme_complete(&options->scheme)};
   *selection = (mlxq_selection){.family = family, .group_size = state.fallback.group_size};
   mlxq_status status = mlxq_scheme_check(&state.fallback, error);
   if (status != MLXQ_OK) return status;

@@ -2,20 +2,18 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "checkpoint/config_out.h"
-#include "checkpoint/index.h"
 #include "checkpoint/report.h"
 #include "plan/family.h"
 #include "plan/select.h"
 #include "run/publish.h"
 #include "run/run.h"
+#include "run/side_files.h"
 #include "run/stats.h"
 
-#include <dirent.h>
-#include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #define DEFAULT_SHARD_BYTES (UINT64_C(5) << 30)
 
@@ -36,6 +34,17 @@ typedef struct conversion {
 
 static void warn(const conversion *work, const char *message) {
   if (message && work->options->warn) work->options->warn(work->options->user, message);
+}
+
+static void warn_format(const conversion *work, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+static void warn_format(const conversion *work, const char *format, ...) {
+  char message[512];
+  va_list values;
+  va_start(values, format);
+  vsnprintf(message, sizeof message, format, values);
+  va_end(values);
+  warn(work, message);
 }
 
 /* ---- Open ------------------------------------------------------------------------------------------------------ */
@@ -68,6 +77,9 @@ static mlxq_status check_options(conversion *work, uint32_t version, mlxq_error 
   if (version != MLXQ_CONVERT_OPTIONS_VERSION) {
     return mlxq_fail(error, MLXQ_USAGE, NULL, "version", "unknown version %u of the options", version);
   }
+  if (options->profile != MLXQ_PROFILE_CPU && options->profile != MLXQ_PROFILE_GPU) {
+    return mlxq_fail(error, MLXQ_USAGE, NULL, "profile", "unknown profile %d", (int)options->profile);
+  }
   if (options->dtype && *options->dtype != MLXQ_F16 && *options->dtype != MLXQ_BF16 && *options->dtype != MLXQ_F32) {
     return mlxq_fail(error, MLXQ_UNSUPPORTED_DTYPE, NULL, "dtype", "is %s; F16, BF16 and F32 can be made",
                      mlxq_dtype_name(*options->dtype));
@@ -79,10 +91,16 @@ static mlxq_status open_source(conversion *work, const char *source, mlxq_error 
   mlxq_status status = mlxq_checkpoint_open(&work->checkpoint, source, error);
   if (status != MLXQ_OK) return status;
   work->source_bytes = mlxq_total_bytes(work->checkpoint->tensors);
-  const char *foreign = mlxq_checkpoint_foreign(work->checkpoint);
-  if (foreign) {
-    mlxq_fail(error, MLXQ_UNSUPPORTED, NULL, "quant_method", "the source is quantized in another format, '%s'",
-              foreign);
+  bool guessed = false;
+  const char *foreign = NULL;
+  status = mlxq_checkpoint_foreign(&foreign, &guessed, work->checkpoint, error);
+  if (status != MLXQ_OK) return status;
+  if (foreign && guessed && work->options->force) {
+    warn_format(work, "the tensors look like another format, '%s'; going on because of --force", foreign);
+  } else if (foreign) {
+    mlxq_fail(error, MLXQ_UNSUPPORTED, NULL, guessed ? NULL : "quant_method",
+              "the source is quantized in another format, '%s'%s", foreign,
+              guessed ? ", by the names and types of its tensors" : "");
     return mlxq_error_at_file(error, MLXQ_UNSUPPORTED, source);
   }
   return mlxq_checkpoint_quantization(&work->existing, work->checkpoint, error);
@@ -153,9 +171,8 @@ static mlxq_status sanitize(conversion *work, const mlxq_family **family, mlxq_e
     return mlxq_error_at_file(error, status, checkpoint->config_path);
   }
   if (status != MLXQ_OK) {
-    char *message = mlxq_asprintf("%s; going on because of --force", reason.message);
-    warn(work, message);
-    free(message);
+    warn_format(work, "%s; going on because of --force", reason.message);
+    *family = mlxq_family_unknown();
   }
   return mlxq_family_sanitize(*family, checkpoint, forward_warning, work, error);
 }
@@ -169,16 +186,17 @@ static uint64_t jobs_of(const mlxq_plan *plan, mlxq_action action) {
 /* Tells how much of an unknown model could be quantized. */
 static void warn_of_share(const conversion *work) {
   const mlxq_plan *plan = work->plan;
-  uint64_t quantized = 0;
+  struct json_object *model_type = NULL;
+  uint64_t quantized = 0, all = mlxq_total_bytes(plan->source);
   for (size_t i = 0; i < plan->job_count; i++) {
     const mlxq_job *job = &plan->jobs[i];
     if (job->action == MLXQ_ACTION_QUANTIZE) quantized += plan->source->entries[job->inputs[0].tensor].tensor.bytes;
   }
-  double share = work->source_bytes > 0 ? 100.0 * (double)quantized / (double)work->source_bytes : 100.0;
-  char *message = mlxq_asprintf("unknown model_type: tensors keep their names, and %.1f%% of the bytes are quantized%s",
-                                share, share < 80.0 ? "; less than 80% may mean that layers were not recognised" : "");
-  warn(work, message);
-  free(message);
+  json_object_object_get_ex(work->checkpoint->config, "model_type", &model_type);
+  double share = all > 0 ? 100.0 * (double)quantized / (double)all : 100.0;
+  warn_format(work, "unknown model_type %s: tensors keep their names, and %.1f%% of the bytes are quantized%s",
+              model_type ? json_object_get_string(model_type) : "(none)", share,
+              share < 80.0 ? "; less than 80% may mean that layers were not recognised" : "");
 }
 
 static bool has_vision_tensors(const mlxq_weights *tensors) {
@@ -212,7 +230,10 @@ static mlxq_status plan_quantize(conversion *work, const mlxq_quantize_options *
   request.eligible_user = &work->selection;
   status = mlxq_plan_quantize(&work->plan, &request, error);
   if (status != MLXQ_OK) return status;
-  if (jobs_of(work->plan, MLXQ_ACTION_QUANTIZE) == 0) warn(work, "nothing was quantized: no dense layer qualifies");
+  if (jobs_of(work->plan, MLXQ_ACTION_QUANTIZE) == 0) {
+    warn(work, work->existing ? "nothing was quantized: the source is quantized already, and no dense layer qualifies"
+                              : "nothing was quantized: no dense layer qualifies");
+  }
   if (family && !mlxq_family_is_known(family) && !work->existing) warn_of_share(work);
   work->result = work->selection.config;
   work->selection.config = NULL;
@@ -226,18 +247,20 @@ static mlxq_status plan_quantize(conversion *work, const mlxq_quantize_options *
 /* The configuration of what is to be dequantized: the source's, or the one given for a single file. */
 static mlxq_status dequantize_config(conversion *work, const mlxq_scheme *scheme, mlxq_error *error) {
   if (work->checkpoint->is_folder) {
-    if (scheme) return mlxq_fail(error, MLXQ_USAGE, NULL, "mode", "a folder's scheme is in its config.json");
+    if (scheme)
+      return mlxq_fail(
+          error, MLXQ_USAGE, NULL, "mode",
+          "a folder's schemes are in its config.json; --mode, --bits and --group-size are for a single file");
     if (work->existing) return MLXQ_OK;
     warn(work, "nothing to dequantize: config.json has no quantization");
     return mlxq_quant_config_new(&work->existing, NULL, error);
   }
   if (!scheme) {
     return mlxq_fail(error, MLXQ_USAGE, NULL, "mode",
-                     "a single file does not say how it is quantized: give --mode, --bits or --group-size");
+                     "a single file does not say how it is quantized: give --mode, --bits or --group-size (what is "
+                     "left out is the mode's default)");
   }
-  mlxq_scheme complete = mlxq_scheme_default(scheme->mode);
-  if (scheme->bits != 0) complete.bits = scheme->bits;
-  if (scheme->group_size != 0) complete.group_size = scheme->group_size;
+  mlxq_scheme complete = mlxq_scheme_complete(scheme);
   mlxq_status status = mlxq_scheme_check(&complete, error);
   return status == MLXQ_OK ? mlxq_quant_config_new(&work->existing, &complete, error) : status;
 }
@@ -261,62 +284,6 @@ static mlxq_status plan_dequantize(conversion *work, const mlxq_dequantize_optio
 
 /* ---- Run and publish ------------------------------------------------------------------------------------------- */
 
-static mlxq_status write_side_text(const conversion *work, const char *name, const mlxq_text *text, mlxq_error *error) {
-  char *path = mlxq_path_join(work->staging.folder, name);
-  mlxq_status status = path ? mlxq_file_write_text(path, text->data, text->length, error) : mlxq_fail_memory(error);
-  free(path);
-  return status;
-}
-
-static mlxq_status copy_side_file(const conversion *work, const char *name, mlxq_error *error) {
-  char *from = mlxq_path_join(work->checkpoint->path, name), *to = mlxq_path_join(work->staging.folder, name);
-  mlxq_status status = from && to ? MLXQ_OK : mlxq_fail_memory(error);
-  struct stat kind;
-  bool is_folder = status == MLXQ_OK && stat(from, &kind) == 0 && S_ISDIR(kind.st_mode);
-  if (status == MLXQ_OK && !is_folder) status = mlxq_file_copy(to, from, error);
-  free(from);
-  free(to);
-  return status;
-}
-
-static mlxq_status copy_side_files(const conversion *work, mlxq_error *error) {
-  const char *path = work->checkpoint->path;
-  mlxq_status status = MLXQ_OK;
-  DIR *folder = opendir(path);
-  if (!folder) return mlxq_fail_errno(error, errno, path, "cannot open");
-  const struct dirent *entry;
-  while (status == MLXQ_OK && (entry = readdir(folder))) {
-    if (mlxq_is_side_file(entry->d_name)) status = copy_side_file(work, entry->d_name, error);
-  }
-  closedir(folder);
-  return status;
-}
-
-static const char *plan_file_name(const void *plan, size_t index) {
-  return ((const mlxq_plan *)plan)->files[index].name;
-}
-
-/* config.json, the index, the model card, and what the source has beside its weights. */
-static mlxq_status write_side_files(const conversion *work, mlxq_error *error) {
-  static const char CARD[] = "---\nlanguage: en\nlibrary_name: mlx\npipeline_tag: text-generation\ntags:\n- mlx\n---\n";
-  const mlxq_plan *plan = work->plan;
-  mlxq_text index = {0}, card = {0};
-  if (!work->checkpoint->is_folder) return MLXQ_OK;
-  mlxq_status status = write_side_text(work, "config.json", &work->config_text, error);
-  if (status == MLXQ_OK) {
-    status = mlxq_index_write(&index, plan->outputs, plan_file_name, plan, mlxq_total_bytes(plan->outputs),
-                              mlxq_count_parameters(plan->outputs, work->result), error);
-  }
-  if (status == MLXQ_OK) status = write_side_text(work, MLXQ_INDEX_NAME, &index, error);
-  mlxq_text_puts(&card, CARD);
-  if (status == MLXQ_OK)
-    status = card.failed ? mlxq_fail_memory(error) : write_side_text(work, "README.md", &card, error);
-  if (status == MLXQ_OK) status = copy_side_files(work, error);
-  mlxq_text_free(&card);
-  mlxq_text_free(&index);
-  return status;
-}
-
 static mlxq_status run(conversion *work, mlxq_error *error) {
   mlxq_run_request request = {.plan = work->plan,
                               .source_files = work->checkpoint->files,
@@ -331,7 +298,10 @@ static mlxq_status run(conversion *work, mlxq_error *error) {
   if (status == MLXQ_OK) status = mlxq_staging_create_files(&work->staging, work->plan, error);
   if (status == MLXQ_OK) status = mlxq_run(&request, error);
   if (status == MLXQ_OK) status = mlxq_checkpoint_check(work->checkpoint, error);
-  if (status == MLXQ_OK) status = write_side_files(work, error);
+  if (status == MLXQ_OK && work->checkpoint->is_folder) {
+    status = mlxq_side_files_write(work->staging.folder, work->checkpoint, &work->config_text, work->plan, work->result,
+                                   error);
+  }
   return status;
 }
 
@@ -343,7 +313,7 @@ static mlxq_status make_report(mlxq_report **report, conversion *work, mlxq_acti
   uint64_t changed = jobs_of(plan, action);
   mlxq_status status = work->stats ? mlxq_stats_by_kind(&kinds, &kind_count, plan, work->stats, error) : MLXQ_OK;
   if (status != MLXQ_OK) return status;
-  status = mlxq_report_new(report, plan->outputs, work->result, plan->file_count, plan_file_name, plan, error);
+  status = mlxq_report_new(report, plan->outputs, work->result, plan->file_count, mlxq_plan_file_name, plan, error);
   plan->outputs = NULL;
   work->result = NULL;
   if (status != MLXQ_OK) {
@@ -357,23 +327,35 @@ static mlxq_status make_report(mlxq_report **report, conversion *work, mlxq_acti
   return MLXQ_OK;
 }
 
-/* What follows the plan, in either direction. */
-static mlxq_status finish(conversion *work, const char *source, const char *destination, mlxq_error *error) {
+static mlxq_status lay_out(conversion *work, const char *source, const char *destination, mlxq_error *error) {
   const mlxq_convert_options *options = work->options;
   uint64_t shard_bytes = options->max_shard_bytes ? options->max_shard_bytes : DEFAULT_SHARD_BYTES;
   bool is_folder = work->checkpoint->is_folder;
   mlxq_status status =
       mlxq_staging_check(&work->staging, source, destination, is_folder, options->force, options->keep_partial, error);
-  if (status == MLXQ_OK) {
-    const char *single_name = is_folder ? NULL : mlxq_path_base(work->staging.destination);
-    status = mlxq_plan_layout(work->plan, shard_bytes, single_name, error);
-  }
-  if (status != MLXQ_OK || options->dry_run) return status;
-  status = run(work, error);
+  if (status != MLXQ_OK) return status;
+  const char *single_name = is_folder ? NULL : mlxq_path_base(work->staging.destination);
+  status = mlxq_plan_layout(work->plan, shard_bytes, single_name, error);
+  return mlxq_error_at_file(error, status, work->staging.destination);
+}
+
+/* What follows the plan, in either direction. The report is made before the result is published, so that nothing but
+ * publishing itself can fail afterwards. */
+static mlxq_status finish(mlxq_report **report, conversion *work, mlxq_action action, const char *source,
+                          const char *destination, mlxq_error *error) {
+  const mlxq_convert_options *options = work->options;
+  mlxq_status status = lay_out(work, source, destination, error);
+  if (status == MLXQ_OK && !options->dry_run) status = run(work, error);
   if (status == MLXQ_OK && options->cancelled && options->cancelled(options->user)) {
     status = mlxq_fail(error, MLXQ_CANCELLED, NULL, NULL, "interrupted");
   }
-  return status == MLXQ_OK ? mlxq_staging_publish(&work->staging, work->plan, error) : status;
+  if (status == MLXQ_OK && report) status = make_report(report, work, action, error);
+  if (status == MLXQ_OK && !options->dry_run) status = mlxq_staging_publish(&work->staging, work->plan, error);
+  if (status != MLXQ_OK && report) {
+    mlxq_report_free(*report);
+    *report = NULL;
+  }
+  return status;
 }
 
 static void release(conversion *work) {
@@ -394,8 +376,7 @@ mlxq_status mlxq_quantize_checkpoint(mlxq_report **report, const char *source, c
   mlxq_status status = check_options(&work, options->version, error);
   if (status == MLXQ_OK) status = open_source(&work, source, error);
   if (status == MLXQ_OK) status = plan_quantize(&work, options, error);
-  if (status == MLXQ_OK) status = finish(&work, source, destination, error);
-  if (status == MLXQ_OK && report) status = make_report(report, &work, MLXQ_ACTION_QUANTIZE, error);
+  if (status == MLXQ_OK) status = finish(report, &work, MLXQ_ACTION_QUANTIZE, source, destination, error);
   release(&work);
   return status;
 }
@@ -407,8 +388,7 @@ mlxq_status mlxq_dequantize_checkpoint(mlxq_report **report, const char *source,
   mlxq_status status = check_options(&work, options->version, error);
   if (status == MLXQ_OK) status = open_source(&work, source, error);
   if (status == MLXQ_OK) status = plan_dequantize(&work, options, error);
-  if (status == MLXQ_OK) status = finish(&work, source, destination, error);
-  if (status == MLXQ_OK && report) status = make_report(report, &work, MLXQ_ACTION_DEQUANTIZE, error);
+  if (status == MLXQ_OK) status = finish(report, &work, MLXQ_ACTION_DEQUANTIZE, source, destination, error);
   release(&work);
   return status;
 }

@@ -29,47 +29,87 @@ static bool is_inside(const char *path, const char *folder) {
   return path[length] == '\0' || path[length] == '/' || (length > 0 && folder[length - 1] == '/');
 }
 
-/* --force replaces checkpoints and empty folders, not somebody's home. */
-static mlxq_status check_replaceable(const mlxq_staging *staging, const struct stat *existing, mlxq_error *error) {
-  if (!staging->force) return fail_at(error, MLXQ_EXISTS, staging->destination, "exists already (--force replaces it)");
-  if (staging->is_folder != S_ISDIR(existing->st_mode) || (!staging->is_folder && !S_ISREG(existing->st_mode))) {
-    return fail_at(error, MLXQ_EXISTS, staging->destination,
-                   staging->is_folder ? "exists and is not a folder" : "exists and is not a regular file");
-  }
-  if (!staging->is_folder) return MLXQ_OK;
-  DIR *folder = opendir(staging->destination);
-  if (!folder) return mlxq_fail_errno(error, errno, staging->destination, "cannot open");
-  bool empty = true, checkpoint = false;
+/* True for a file that begins as a .safetensors file does, or is empty. */
+static bool is_safetensors(const char *path) {
+  enum { LENGTH_WORD_BYTES = 8 };
+  unsigned char start[LENGTH_WORD_BYTES + 1];
+  mlxq_file_identity identity;
+  int fd = -1;
+  if (mlxq_file_open(&fd, &identity, path, NULL) != MLXQ_OK) return false;
+  bool begins = identity.bytes == 0 || (identity.bytes > sizeof start &&
+                                        mlxq_file_read_at(fd, start, sizeof start, 0, path, NULL) == MLXQ_OK &&
+                                        start[4] == 0 && start[LENGTH_WORD_BYTES] == '{');
+  mlxq_file_close(fd);
+  return begins;
+}
+
+/* What a folder holds, as far as it decides whether it may be replaced. */
+typedef struct folder_content {
+  bool anything, config, safetensors, folders;
+} folder_content;
+
+static mlxq_status look_into(folder_content *content, const char *path, mlxq_error *error) {
+  *content = (folder_content){0};
+  DIR *folder = opendir(path);
+  if (!folder) return mlxq_fail_errno(error, errno, path, "cannot open");
   const struct dirent *entry;
   while ((entry = readdir(folder))) {
+    struct stat kind;
     if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) continue;
-    empty = false;
-    checkpoint = checkpoint || fnmatch("*.safetensors", entry->d_name, 0) == 0;
+    content->anything = true;
+    content->config = content->config || strcmp(entry->d_name, "config.json") == 0;
+    content->safetensors = content->safetensors || fnmatch("*.safetensors", entry->d_name, 0) == 0;
+    content->folders = content->folders || (fstatat(dirfd(folder), entry->d_name, &kind, AT_SYMLINK_NOFOLLOW) == 0 &&
+                                            S_ISDIR(kind.st_mode));
   }
   closedir(folder);
-  if (empty || checkpoint) return MLXQ_OK;
-  return fail_at(error, MLXQ_EXISTS, staging->destination,
-                 "exists and holds no .safetensors file: not a checkpoint, so --force does not replace it");
+  return MLXQ_OK;
+}
+
+/* --force replaces what a conversion makes, and empty folders; not somebody's notes or home. */
+static mlxq_status check_replaceable(const mlxq_staging *staging, const struct stat *existing, mlxq_error *error) {
+  const char *destination = staging->destination;
+  folder_content content;
+  if (!staging->force)
+    return fail_at(error, MLXQ_EXISTS, destination, "exists already (--force replaces a checkpoint)");
+  if (staging->is_folder && !S_ISDIR(existing->st_mode)) {
+    return fail_at(error, MLXQ_EXISTS, destination, "exists and is not a folder");
+  }
+  if (!staging->is_folder && (!S_ISREG(existing->st_mode) || !is_safetensors(destination))) {
+    return fail_at(error, MLXQ_EXISTS, destination,
+                   "exists and is not a .safetensors file, so --force does not replace it");
+  }
+  if (!staging->is_folder) return MLXQ_OK;
+  mlxq_status status = look_into(&content, destination, error);
+  if (status != MLXQ_OK || !content.anything) return status;
+  if (content.config && content.safetensors && !content.folders) return MLXQ_OK;
+  return fail_at(error, MLXQ_EXISTS, destination,
+                 content.folders
+                     ? "exists and holds other folders, so --force does not replace it"
+                     : "exists and is no checkpoint (config.json and .safetensors files), so --force does not "
+                       "replace it");
 }
 
 static mlxq_status check_places(const mlxq_staging *staging, const char *source, mlxq_error *error) {
   mlxq_status status = MLXQ_OK;
-  char *target = NULL, *working = NULL;
+  char *target = NULL, *working = NULL, *aside = NULL;
   char *real_source = realpath(source, NULL), *real_parent = realpath(staging->parent, NULL);
   if (!real_source) {
     status = mlxq_fail_errno(error, errno, source, "cannot resolve");
   } else if (!real_parent) {
     status = mlxq_fail_errno(error, errno, staging->parent, "the folder of the destination cannot be resolved");
   } else if (!(target = mlxq_path_join(real_parent, mlxq_path_base(staging->destination))) ||
-             !(working = mlxq_path_join(real_parent, mlxq_path_base(staging->folder)))) {
+             !(working = mlxq_path_join(real_parent, mlxq_path_base(staging->folder))) ||
+             !(aside = mlxq_path_join(real_parent, mlxq_path_base(staging->aside)))) {
     status = mlxq_fail_memory(error);
   } else if (is_inside(target, real_source)) {
     status = fail_at(error, MLXQ_USAGE, staging->destination, "is, or lies inside, the source");
   } else if (is_inside(real_source, target)) {
     status = fail_at(error, MLXQ_USAGE, staging->destination, "contains the source");
-  } else if (is_inside(real_source, working)) {
-    status = fail_at(error, MLXQ_USAGE, staging->folder, "is the working folder for this destination, and the source");
+  } else if (is_inside(real_source, working) || is_inside(real_source, aside)) {
+    status = fail_at(error, MLXQ_USAGE, real_source, "is a working folder for this destination, and the source");
   }
+  free(aside);
   free(working);
   free(target);
   free(real_parent);
@@ -93,17 +133,14 @@ mlxq_status mlxq_staging_check(mlxq_staging *staging, const char *source, const 
   staging->parent =
       parent_length ? mlxq_asprintf("%.*s", (int)parent_length, staging->destination) : mlxq_asprintf(".");
   if (!staging->parent) return mlxq_fail_memory(error);
-  char *hidden = mlxq_asprintf(".%s.mlxq-partial", base);
-  if (hidden) staging->folder = mlxq_path_join(parent_length ? staging->parent : "", hidden);
-  if (hidden && !parent_length) {
-    free(staging->folder);
-    staging->folder = mlxq_asprintf("%s", hidden);
-  }
-  free(hidden);
-  if (!staging->folder) return mlxq_fail_memory(error);
+  staging->folder = mlxq_asprintf("%.*s.%s.mlxq-partial", (int)parent_length, staging->destination, base);
+  staging->aside = mlxq_asprintf("%.*s.%s.mlxq-old", (int)parent_length, staging->destination, base);
+  if (!staging->folder || !staging->aside) return mlxq_fail_memory(error);
   mlxq_status status = check_places(staging, source, error);
   if (status != MLXQ_OK) return status;
   struct stat existing;
+  /* A replacement without RENAME_EXCHANGE that was killed half-way: the old checkpoint goes back to its place. */
+  if (lstat(staging->destination, &existing) != 0 && errno == ENOENT) rename(staging->aside, staging->destination);
   if (lstat(staging->destination, &existing) == 0) return check_replaceable(staging, &existing, error);
   return errno == ENOENT ? MLXQ_OK : mlxq_fail_errno(error, errno, staging->destination, "cannot stat");
 }
@@ -136,11 +173,20 @@ static bool still_there(int lock, const char *path) {
 /* Locks a folder against other processes that work on the same destination: what lies under the working name is locked
  * as long as it is there, the replaced folder that an exchange put there included. */
 static mlxq_status lock_folder(int *lock, const mlxq_staging *staging, const char *path, mlxq_error *error) {
-  int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), failed = 0;
   if (fd < 0) return mlxq_fail_errno(error, errno, path, "cannot open");
-  if (flock(fd, LOCK_EX | LOCK_NB) != 0 || !still_there(fd, path)) {
+  do {
+    failed = flock(fd, LOCK_EX | LOCK_NB) != 0 ? errno : 0;
+  } while (failed == EINTR);
+  /* Some file systems have no locks; there two processes are told apart by their renames only. */
+  if (failed == ENOSYS || failed == ENOLCK || failed == EOPNOTSUPP) failed = 0;
+  if (failed == EWOULDBLOCK || (failed == 0 && !still_there(fd, path))) {
     close(fd);
     return fail_at(error, MLXQ_BUSY, staging->destination, "another process is writing it");
+  }
+  if (failed != 0) {
+    close(fd);
+    return mlxq_fail_errno(error, failed, path, "cannot lock");
   }
   *lock = fd;
   return MLXQ_OK;
@@ -148,8 +194,10 @@ static mlxq_status lock_folder(int *lock, const mlxq_staging *staging, const cha
 
 mlxq_status mlxq_staging_create(mlxq_staging *staging, mlxq_error *error) {
   const char *path = staging->folder;
-  if (mkdir(path, 0777) != 0 && errno != EEXIST) return mlxq_fail_errno(error, errno, path, "cannot create");
+  bool made = mkdir(path, 0777) == 0;
+  if (!made && errno != EEXIST) return mlxq_fail_errno(error, errno, path, "cannot create");
   mlxq_status status = lock_folder(&staging->lock, staging, path, error);
+  if (status != MLXQ_OK && status != MLXQ_BUSY && made) rmdir(path);
   return status == MLXQ_OK ? empty_folder(path, error) : status;
 }
 
@@ -212,7 +260,18 @@ static int rename_to_new(const char *from, const char *to) {
   return rename(from, to) == 0 ? 0 : errno;
 }
 
-/* Puts `from` in the place of the destination, which is there. What was there is then under the name `from`, or gone.
+/* Without RENAME_EXCHANGE a folder has to make way first. Until the new one is in place the old one is kept aside. */
+static int replace_in_two_steps(const mlxq_staging *staging, const char *from) {
+  if (!staging->is_folder) return rename(from, staging->destination) == 0 ? 0 : errno;
+  if (mlxq_file_remove_tree(staging->aside, NULL) != MLXQ_OK) return EEXIST;
+  if (rename(staging->destination, staging->aside) != 0) return errno;
+  if (rename(from, staging->destination) == 0) return 0;
+  int failed = errno;
+  rename(staging->aside, staging->destination);
+  return failed;
+}
+
+/* Puts `from` in the place of the destination, which is there; what was there is then under the name `from` or aside.
  */
 static mlxq_status replace(mlxq_staging *staging, const char *from, mlxq_error *error) {
   const char *destination = staging->destination;
@@ -222,13 +281,14 @@ static mlxq_status replace(mlxq_staging *staging, const char *from, mlxq_error *
   if (status == MLXQ_OK && staging->is_folder) status = lock_folder(&staging->old_lock, staging, destination, error);
   if (status != MLXQ_OK) return status;
   int failed = rename_flagged(from, destination, RENAME_EXCHANGE);
-  if (failed == EINVAL || failed == ENOSYS) {
-    /* No exchange here: a file is replaced by a plain rename; a folder has to make way first. */
-    if (staging->is_folder) status = mlxq_file_remove_tree(destination, error);
-    if (status != MLXQ_OK) return status;
-    failed = rename(from, destination) != 0 ? errno : 0;
-  }
+  if (failed == EINVAL || failed == ENOSYS) failed = replace_in_two_steps(staging, from);
   return failed ? mlxq_fail_errno(error, failed, destination, "cannot publish") : MLXQ_OK;
+}
+
+static mlxq_status put_in_place(mlxq_staging *staging, const char *from, mlxq_error *error) {
+  int failed = rename_to_new(from, staging->destination);
+  if (failed == EEXIST && staging->force) return replace(staging, from, error);
+  return failed ? mlxq_fail_errno(error, failed, staging->destination, "cannot publish") : MLXQ_OK;
 }
 
 mlxq_status mlxq_staging_publish(mlxq_staging *staging, const mlxq_plan *plan, mlxq_error *error) {
@@ -239,28 +299,24 @@ mlxq_status mlxq_staging_publish(mlxq_staging *staging, const mlxq_plan *plan, m
     from = file = mlxq_path_join(staging->folder, plan->files[0].name);
     if (!file) status = mlxq_fail_memory(error);
   }
-  if (status == MLXQ_OK) {
-    int failed = rename_to_new(from, staging->destination);
-    if (failed == EEXIST && staging->force) {
-      status = replace(staging, from, error);
-    } else if (failed) {
-      status = mlxq_fail_errno(error, failed, staging->destination, "cannot publish");
-    }
-  }
+  if (status == MLXQ_OK) status = put_in_place(staging, from, error);
   free(file);
-  if (status == MLXQ_OK) status = mlxq_folder_sync(staging->parent, error);
   if (status != MLXQ_OK) return status;
-  /* What is left under the working name: nothing, the folder that was replaced, or the folder the file was made in. */
+  staging->published = true;
+  status = mlxq_folder_sync(staging->parent, error);
+  if (status != MLXQ_OK) return status;
+  /* What is left under the working names: nothing, what was replaced, or the folder that the file was made in. */
   status = mlxq_file_remove_tree(staging->folder, error);
-  free(staging->folder);
-  staging->folder = NULL;
+  if (status == MLXQ_OK) status = mlxq_file_remove_tree(staging->aside, error);
   return status;
 }
 
 void mlxq_staging_close(mlxq_staging *staging) {
-  if (staging->folder && staging->lock >= 0 && !staging->keep_partial) mlxq_file_remove_tree(staging->folder, NULL);
+  bool unfinished = staging->lock >= 0 && !staging->published;
+  if (unfinished && !staging->keep_partial) mlxq_file_remove_tree(staging->folder, NULL);
   mlxq_file_close(staging->lock);
   mlxq_file_close(staging->old_lock);
+  free(staging->aside);
   free(staging->folder);
   free(staging->parent);
   free(staging->destination);

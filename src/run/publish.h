@@ -9,13 +9,15 @@ typedef struct mlxq_staging {
   char *destination;
   char *parent; /* of the destination; "." where it names none */
   char *folder; /* parent/.NAME.mlxq-partial */
+  char *aside;  /* parent/.NAME.mlxq-old: where the file system cannot exchange, the old folder while it is replaced */
   int lock;     /* descriptor of `folder`, locked; -1 before */
   int old_lock; /* of the folder that is replaced, locked until it is removed; -1: none */
-  bool is_folder, force, keep_partial;
+  bool is_folder, force, keep_partial, published;
 } mlxq_staging;
 
 /* Checks that the destination may be made: that its parent exists, that it is absent (or with `force` is a checkpoint
- * that may be replaced), and that neither it nor the source lies inside the other. Changes nothing. */
+ * that may be replaced), and that neither it nor the source lies inside the other. Changes
+ * nothing, but for putting an old checkpoint back that an interrupted replacement left aside. */
 mlxq_status mlxq_staging_check(mlxq_staging *staging, const char *source, const char *destination, bool is_folder,
                                bool force, bool keep_partial, mlxq_error *error);
 
@@ -25,7 +27,9 @@ mlxq_status mlxq_staging_create(mlxq_staging *staging, mlxq_error *error);
 /* Creates the plan's files at full size with their headers. */
 mlxq_status mlxq_staging_create_files(const mlxq_staging *staging, mlxq_plan *plan, mlxq_error *error);
 
-/* Syncs the plan's files and the folder, and renames the result to the destination. */
+/* Syncs the plan's files and the folder, renames the result to the destination, syncs that, and removes what was
+ * replaced. From the rename on the destination is whole: an error after it says that it may not be on the disk yet, or
+ * that the old one could not be removed. */
 mlxq_status mlxq_staging_publish(mlxq_staging *staging, const mlxq_plan *plan, mlxq_error *error);
 
 /* Removes the working folder, unless published or to be kept, and releases everything. */

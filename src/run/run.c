@@ -1,6 +1,7 @@
 #include "run/run.h"
 
 #include "base/error.h"
+#include "checkpoint/report.h"
 #include "run/worker.h"
 
 #include <pthread.h>
@@ -43,7 +44,8 @@ static void work(mlxq_run_state *state, bool on_calling_thread) {
   uint64_t tile = 0, written = 0;
   mlxq_status status = mlxq_worker_open(&worker, request, state->buffer_bytes, &error);
   if (status != MLXQ_OK) {
-    keep_failure(state, 0, status, &error);
+    /* The others go on without this one; the calling thread is the last. */
+    if (on_calling_thread) keep_failure(state, 0, status, &error);
     return;
   }
   for (;;) {
@@ -78,17 +80,11 @@ static unsigned worker_count(const mlxq_run_request *request) {
   return count > 0 ? (unsigned)count : 1;
 }
 
-static uint64_t bytes_of(const mlxq_weights *tensors) {
-  uint64_t bytes = 0;
-  for (size_t i = 0; i < tensors->count; i++) bytes += tensors->entries[i].tensor.bytes;
-  return bytes;
-}
-
 mlxq_status mlxq_run(const mlxq_run_request *request, mlxq_error *error) {
   mlxq_run_state state = {
       .request = request,
       .buffer_bytes = mlxq_worker_buffer_bytes(request->plan, request->stats != NULL),
-      .total_bytes = bytes_of(request->plan->outputs),
+      .total_bytes = mlxq_total_bytes(request->plan->outputs),
       .end_tile = request->plan->tile_count,
   };
   unsigned count = worker_count(request), started = 0;

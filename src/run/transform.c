@@ -10,6 +10,9 @@ static mlxq_status check_options(mlxq_transform_options *options, const mlxq_tra
   if (options->version != MLXQ_TRANSFORM_OPTIONS_VERSION) {
     return mlxq_fail(error, MLXQ_USAGE, NULL, "version", "unknown version %u of the options", options->version);
   }
+  if (options->profile != MLXQ_PROFILE_CPU && options->profile != MLXQ_PROFILE_GPU) {
+    return mlxq_fail(error, MLXQ_USAGE, NULL, "profile", "unknown profile %d", (int)options->profile);
+  }
   if (options->dtype != MLXQ_F16 && options->dtype != MLXQ_BF16 && options->dtype != MLXQ_F32) {
     return mlxq_fail(error, MLXQ_UNSUPPORTED_DTYPE, NULL, "dtype", "is %s; F16, BF16 and F32 can be made",
                      mlxq_dtype_name(options->dtype));

@@ -45,21 +45,31 @@ size_t mlxq_worker_buffer_bytes(const mlxq_plan *plan, bool stats) {
 mlxq_status mlxq_worker_open(mlxq_worker *worker, const mlxq_run_request *request, size_t buffer_bytes,
                              mlxq_error *error) {
   *worker = (mlxq_worker){.request = request, .kernels = mlxq_kernels(request->isa), .buffer_bytes = buffer_bytes};
-  for (size_t i = 0; i < MLXQ_WORKER_FILES; i++) worker->sources[i].fd = worker->sinks[i].fd = -1;
+  worker->source.fd = worker->sink.fd = -1;
   worker->buffer = aligned_alloc(ALIGNMENT, buffer_bytes ? aligned(buffer_bytes) : ALIGNMENT);
   return worker->buffer ? MLXQ_OK : mlxq_fail_memory(error);
 }
 
+/* The error of a file to write names its path, which is made only then. */
+static mlxq_status at_sink(const mlxq_worker *worker, uint32_t file, mlxq_status status, mlxq_error *error) {
+  if (status == MLXQ_OK) return status;
+  char *path = mlxq_path_join(worker->request->sink_folder, worker->request->plan->files[file].name);
+  mlxq_error_at_file(error, status, path);
+  free(path);
+  return status;
+}
+
+/* Some file systems report a failed write only when the file is closed. */
+static mlxq_status close_sink(mlxq_worker *worker, mlxq_error *error) {
+  int fd = worker->sink.fd;
+  worker->sink.fd = -1;
+  if (fd < 0 || close(fd) == 0) return MLXQ_OK;
+  return at_sink(worker, worker->sink.file, mlxq_fail_errno(error, errno, NULL, "cannot close"), error);
+}
+
 mlxq_status mlxq_worker_close(mlxq_worker *worker, mlxq_error *error) {
-  mlxq_status status = MLXQ_OK;
-  for (size_t i = 0; i < MLXQ_WORKER_FILES; i++) {
-    if (worker->sources[i].fd >= 0) close(worker->sources[i].fd);
-    if (worker->sinks[i].fd < 0) continue;
-    /* Some file systems report a failed write only here. */
-    if (close(worker->sinks[i].fd) != 0 && status == MLXQ_OK) {
-      status = mlxq_fail_errno(error, errno, worker->request->plan->files[worker->sinks[i].file].name, "cannot close");
-    }
-  }
+  mlxq_status status = close_sink(worker, error);
+  mlxq_file_close(worker->source.fd);
   free(worker->buffer);
   return status;
 }
@@ -67,36 +77,33 @@ mlxq_status mlxq_worker_close(mlxq_worker *worker, mlxq_error *error) {
 /* ---- Files ----------------------------------------------------------------------------------------------------- */
 
 static mlxq_status open_source(mlxq_worker *worker, uint32_t file, int *fd, mlxq_error *error) {
-  mlxq_open_file *slot = &worker->sources[file % MLXQ_WORKER_FILES];
-  if (slot->fd < 0 || slot->file != file) {
+  mlxq_open_file *open_file = &worker->source;
+  if (open_file->fd < 0 || open_file->file != file) {
     const mlxq_source_file *source = &worker->request->source_files[file];
     mlxq_file_identity now;
-    if (slot->fd >= 0) close(slot->fd);
-    slot->fd = -1;
-    mlxq_status status = mlxq_file_open(&slot->fd, &now, source->path, error);
-    if (status == MLXQ_OK) status = mlxq_file_check(slot->fd, &source->identity, source->path, error);
+    mlxq_file_close(open_file->fd);
+    open_file->fd = -1;
+    mlxq_status status = mlxq_file_open(&open_file->fd, &now, source->path, error);
+    if (status == MLXQ_OK) status = mlxq_file_check(open_file->fd, &source->identity, source->path, error);
     if (status != MLXQ_OK) return status;
-    slot->file = file;
+    open_file->file = file;
   }
-  *fd = slot->fd;
+  *fd = open_file->fd;
   return MLXQ_OK;
 }
 
 static mlxq_status open_sink(mlxq_worker *worker, uint32_t file, int *fd, mlxq_error *error) {
-  mlxq_open_file *slot = &worker->sinks[file % MLXQ_WORKER_FILES];
-  if (slot->fd < 0 || slot->file != file) {
+  mlxq_open_file *open_file = &worker->sink;
+  if (open_file->fd < 0 || open_file->file != file) {
+    mlxq_status status = close_sink(worker, error);
+    if (status != MLXQ_OK) return status;
     char *path = mlxq_path_join(worker->request->sink_folder, worker->request->plan->files[file].name);
-    mlxq_status status = path ? MLXQ_OK : mlxq_fail_memory(error);
-    if (status == MLXQ_OK && slot->fd >= 0 && close(slot->fd) != 0) {
-      status = mlxq_fail_errno(error, errno, path, "cannot close");
-    }
-    slot->fd = -1;
-    if (status == MLXQ_OK) status = mlxq_file_open_write(&slot->fd, path, error);
+    status = path ? mlxq_file_open_write(&open_file->fd, path, error) : mlxq_fail_memory(error);
     free(path);
     if (status != MLXQ_OK) return status;
-    slot->file = file;
+    open_file->file = file;
   }
-  *fd = slot->fd;
+  *fd = open_file->fd;
   return MLXQ_OK;
 }
 
@@ -172,13 +179,13 @@ static void *place_output(const mlxq_worker *worker, mlxq_tile *tile, const mlxq
 static mlxq_status store_output(mlxq_worker *worker, const mlxq_tile *tile, const mlxq_operand *output,
                                 const void *data, mlxq_error *error) {
   int fd;
-  const mlxq_plan *plan = worker->request->plan;
-  const mlxq_tensor_entry *entry = &plan->outputs->entries[output->tensor];
+  const mlxq_tensor_entry *entry = &worker->request->plan->outputs->entries[output->tensor];
   if (!worker->request->sink_folder) return MLXQ_OK;
   mlxq_status status = open_sink(worker, entry->file, &fd, error);
   if (status != MLXQ_OK) return status;
   uint64_t offset = entry->offset + tile->first_unit * output->unit_bytes;
-  return mlxq_file_write_at(fd, data, tile->units * output->unit_bytes, offset, plan->files[entry->file].name, error);
+  status = mlxq_file_write_at(fd, data, tile->units * output->unit_bytes, offset, NULL, error);
+  return at_sink(worker, entry->file, status, error);
 }
 
 static mlxq_status fail_non_finite(const mlxq_worker *worker, const mlxq_tile *tile, size_t elem, mlxq_error *error) {

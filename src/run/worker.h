@@ -4,9 +4,7 @@
 
 #include "run/run.h"
 
-#define MLXQ_WORKER_FILES 4u
-
-/* A file that a worker keeps open; the slot for file i is i % MLXQ_WORKER_FILES. */
+/* The file that a worker keeps open: the last one it used. Two descriptors a worker, however many shards there are. */
 typedef struct mlxq_open_file {
   int fd; /* -1: none */
   uint32_t file;
@@ -17,7 +15,7 @@ typedef struct mlxq_worker {
   const mlxq_kernel_table *kernels;
   unsigned char *buffer;
   size_t buffer_bytes;
-  mlxq_open_file sources[MLXQ_WORKER_FILES], sinks[MLXQ_WORKER_FILES];
+  mlxq_open_file source, sink;
 } mlxq_worker;
 
 /* Bytes of buffer that any tile of the plan needs at most. */

@@ -17,6 +17,7 @@ void mlxq_json_start(mlxq_json_stream *stream, int fd, uint64_t file_offset, uin
   stream->path = path;
   stream->error = error;
   stream->key = NULL;
+  stream->is_document = false;
   stream->status = MLXQ_OK;
   stream->file_offset = file_offset;
   stream->text_bytes = text_bytes;
@@ -35,10 +36,35 @@ bool mlxq_json_fail(mlxq_json_stream *stream, mlxq_status status, const char *fo
   return false;
 }
 
+/* The line and column of a byte of the text, counted from 1, columns in characters. Ends the stream: its chunk is used
+ * for reading once more what came before. */
+static bool find_line(mlxq_json_stream *stream, uint64_t at, uint64_t *line, uint64_t *column) {
+  *line = *column = 1;
+  stream->used = stream->filled = 0;
+  for (uint64_t done = 0; done < at; done += stream->filled) {
+    stream->filled = at - done < sizeof stream->chunk ? (size_t)(at - done) : sizeof stream->chunk;
+    stream->status = mlxq_file_read_at(stream->fd, stream->chunk, stream->filled, stream->file_offset + done,
+                                       stream->path, stream->error);
+    if (stream->status != MLXQ_OK) return false;
+    for (size_t i = 0; i < stream->filled; i++) {
+      if (stream->chunk[i] == '\n') {
+        ++*line;
+        *column = 1;
+      } else if ((stream->chunk[i] & 0xC0) != 0x80) {
+        ++*column;
+      }
+    }
+  }
+  return true;
+}
+
 /* A syntax error `back` bytes before the next byte. */
 static bool fail_before(mlxq_json_stream *stream, size_t back, const char *reason) {
-  return mlxq_json_fail(stream, MLXQ_CORRUPT, "header byte %" PRIu64 ": %s", stream->consumed + stream->used - back,
-                        reason);
+  uint64_t at = stream->consumed + stream->used - back, line, column;
+  if (stream->status != MLXQ_OK) return false;
+  if (!stream->is_document) return mlxq_json_fail(stream, MLXQ_CORRUPT, "header byte %" PRIu64 ": %s", at, reason);
+  if (!find_line(stream, at, &line, &column)) return false;
+  return mlxq_json_fail(stream, MLXQ_PARSE, "line %" PRIu64 ", column %" PRIu64 ": %s", line, column, reason);
 }
 
 static bool fail_here(mlxq_json_stream *stream, const char *reason) {
@@ -67,6 +93,15 @@ static int peek_token(mlxq_json_stream *stream) {
     if (byte != ' ' && byte != '\t' && byte != '\n' && byte != '\r') return byte;
     stream->used++;
   }
+}
+
+bool mlxq_json_fault(mlxq_json_stream *stream, const char *reason) {
+  peek_token(stream);
+  return fail_here(stream, reason);
+}
+
+int mlxq_json_peek(mlxq_json_stream *stream) {
+  return peek_token(stream);
 }
 
 bool mlxq_json_at(mlxq_json_stream *stream, char wanted) {
@@ -149,7 +184,7 @@ static bool read_hex4(mlxq_json_stream *stream, unsigned *value) {
 static bool read_unicode_escape(mlxq_json_stream *stream, string_sink *sink) {
   unsigned code, second;
   if (!read_hex4(stream, &code)) return false;
-  if (code == 0 && sink->text) return fail_here(stream, "a NUL character is not accepted here");
+  if (code == 0 && sink->text && !stream->is_document) return fail_here(stream, "a NUL character is not accepted here");
   if (code >= 0xDC00 && code < 0xE000) return fail_here(stream, "a lone surrogate");
   if (code >= 0xD800 && code < 0xDC00) {
     for (const char *wanted = "\\u"; *wanted; wanted++, stream->used++) {
@@ -193,7 +228,9 @@ bool mlxq_json_string(mlxq_json_stream *stream, char *text, size_t capacity, siz
   stream->used++;
   for (;;) {
     int byte = peek(stream);
-    if (byte == END) return fail_here(stream, "the header ends within a string");
+    if (byte == END) {
+      return fail_here(stream, stream->is_document ? "the text ends within a string" : "the header ends within a string");
+    }
     if (byte == '"') break;
     if (byte < 0x20) return fail_here(stream, "a control character within a string");
     if (byte == '\\') {
@@ -233,15 +270,62 @@ bool mlxq_json_uint(mlxq_json_stream *stream, uint64_t *value) {
   return stream->status == MLXQ_OK;
 }
 
-bool mlxq_json_null(mlxq_json_stream *stream) {
-  if (peek_token(stream) != 'n') return false;
-  for (const char *wanted = "null"; *wanted; wanted++, stream->used++) {
-    if (peek(stream) != *wanted) return fail_here(stream, "expected null");
+static bool skip_word(mlxq_json_stream *stream, const char *word, const char *reason) {
+  for (const char *wanted = word; *wanted; wanted++, stream->used++) {
+    if (peek(stream) != *wanted) return fail_here(stream, reason);
   }
   return true;
 }
 
+bool mlxq_json_null(mlxq_json_stream *stream) {
+  return peek_token(stream) == 'n' && skip_word(stream, "null", "expected null");
+}
+
+static bool skip_digits(mlxq_json_stream *stream) {
+  if (!is_digit(peek(stream))) return fail_here(stream, "a digit is expected");
+  while (is_digit(peek(stream))) stream->used++;
+  return true;
+}
+
+static bool skip_number(mlxq_json_stream *stream) {
+  if (peek(stream) == '-') stream->used++;
+  if (peek(stream) == 'I') return skip_word(stream, "Infinity", "a value is expected");
+  if (peek(stream) == '0') {
+    stream->used++;
+  } else if (!skip_digits(stream)) {
+    return false;
+  }
+  if (peek(stream) == '.') {
+    stream->used++;
+    if (!skip_digits(stream)) return false;
+  }
+  if (peek(stream) != 'e' && peek(stream) != 'E') return stream->status == MLXQ_OK;
+  stream->used++;
+  if (peek(stream) == '+' || peek(stream) == '-') stream->used++;
+  return skip_digits(stream);
+}
+
+bool mlxq_json_skip(mlxq_json_stream *stream, unsigned max_depth) {
+  int open = peek_token(stream);
+  if (open == '"') return mlxq_json_string(stream, NULL, 0, NULL);
+  if (open == '-' || is_digit(open) || open == 'I') return skip_number(stream);
+  static const char *const WORDS[] = {"null", "true", "false", "NaN"};
+  for (size_t i = 0; i < sizeof WORDS / sizeof *WORDS; i++) {
+    if (open == *WORDS[i]) return skip_word(stream, WORDS[i], "a value is expected");
+  }
+  if (open != '{' && open != '[') return fail_here(stream, "a value is expected");
+  if (max_depth == 0) return fail_here(stream, "nested too deeply");
+  stream->used++;
+  for (bool first = true; mlxq_json_next(stream, open == '{' ? '}' : ']', &first);) {
+    if (open == '{' && (!mlxq_json_string(stream, NULL, 0, NULL) || !mlxq_json_expect(stream, ':'))) return false;
+    if (!mlxq_json_skip(stream, max_depth - 1)) return false;
+  }
+  return stream->status == MLXQ_OK;
+}
+
 bool mlxq_json_end(mlxq_json_stream *stream) {
-  if (peek_token(stream) != END) return fail_here(stream, "text after the end of the header's object");
+  if (peek_token(stream) != END) {
+    return fail_here(stream, stream->is_document ? "text after the document" : "text after the end of the header's object");
+  }
   return stream->status == MLXQ_OK;
 }

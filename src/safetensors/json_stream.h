@@ -1,6 +1,6 @@
-/* A pull parser for the JSON that a safetensors header consists of: objects, arrays, strings, non-negative integers,
- * null. It reads a range of a file in chunks and keeps nothing, so that a header of any size costs one chunk.
- * Strict RFC 8259: valid UTF-8, no control characters, no lone surrogates.
+/* A pull parser for the JSON of safetensors headers and their index: objects, arrays, strings, non-negative integers,
+ * null; anything else can be skipped. It reads a range of a file in chunks and keeps nothing, so that a text of any size
+ * costs one chunk. Strict RFC 8259: valid UTF-8, no control characters, no lone surrogates.
  *
  * Functions that return bool return false after a failure, which `status` and the error then tell; the first failure
  * stays. White space before a token is skipped. */
@@ -19,7 +19,8 @@ typedef struct mlxq_json_stream {
   int fd;
   const char *path;
   mlxq_error *error;
-  const char *key; /* of the error, where one comes; NULL for none */
+  const char *key;  /* of the error, where one comes; NULL for none */
+  bool is_document; /* a file of its own: faults are MLXQ_PARSE with line and column; else MLXQ_CORRUPT with the byte */
   mlxq_status status;
   uint64_t file_offset; /* of the text */
   uint64_t text_bytes;
@@ -29,13 +30,19 @@ typedef struct mlxq_json_stream {
 } mlxq_json_stream;
 
 /* Starts at `file_offset`, for `text_bytes` bytes that the file is known to have. `path` and `error` must live as long
- * as the stream, which needs no release. */
+ * as the stream, which needs no release. The text is a header; set `is_document` where it is not. */
 void mlxq_json_start(mlxq_json_stream *stream, int fd, uint64_t file_offset, uint64_t text_bytes, const char *path,
                      mlxq_error *error);
 
 /* Fails the stream with a reason of the caller's. Always false. */
 bool mlxq_json_fail(mlxq_json_stream *stream, mlxq_status status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+
+/* Fails the stream because of the next token. Always false. */
+bool mlxq_json_fault(mlxq_json_stream *stream, const char *reason);
+
+/* The first byte of the next token; -1 at the end and after a failure. */
+int mlxq_json_peek(mlxq_json_stream *stream);
 
 /* Whether the very next byte, white space not skipped, is `wanted`. */
 bool mlxq_json_at(mlxq_json_stream *stream, char wanted);
@@ -49,7 +56,7 @@ bool mlxq_json_expect(mlxq_json_stream *stream, char wanted);
 bool mlxq_json_next(mlxq_json_stream *stream, char close, bool *first);
 
 /* Reads a string into `text`, decoded and NUL-terminated; `*length` is its whole length, of which what `capacity`
- * cannot take is cut off. Refuses NUL characters. With `text` NULL the string is checked and dropped. */
+ * cannot take is cut off. Refuses NUL characters in headers. With `text` NULL the string is checked and dropped. */
 bool mlxq_json_string(mlxq_json_stream *stream, char *text, size_t capacity, size_t *length);
 
 /* Reads an integer of decimal digits alone: MLXQ_OVERFLOW beyond 63 bits. */
@@ -57,6 +64,10 @@ bool mlxq_json_uint(mlxq_json_stream *stream, uint64_t *value);
 
 /* Reads `null` if that is the next token; false if it is another. */
 bool mlxq_json_null(mlxq_json_stream *stream);
+
+/* Skips any value that nests no deeper than `max_depth`. Numbers may be fractions and, as in Python, NaN, Infinity and
+ * -Infinity. */
+bool mlxq_json_skip(mlxq_json_stream *stream, unsigned max_depth);
 
 /* Nothing but white space follows. */
 bool mlxq_json_end(mlxq_json_stream *stream);

@@ -215,6 +215,13 @@ static mlxq_status check_cover(const reader *r, mlxq_error *error) {
                    r->data_bytes - covered);
 }
 
+/* What people give by mistake, by its first bytes; NULL for none of them. */
+static const char *looks_like(const unsigned char *start) {
+  if (memcmp(start, "GGUF", 4) == 0) return "GGUF";
+  if (memcmp(start, "PK\3\4", 4) == 0) return "a zip archive, such as PyTorch's .bin files";
+  return start[0] == '{' ? "JSON" : NULL;
+}
+
 static mlxq_status read_length(uint64_t *header_bytes, int fd, uint64_t file_bytes, const char *path,
                                mlxq_error *error) {
   unsigned char word[LENGTH_WORD_BYTES];
@@ -229,6 +236,9 @@ static mlxq_status read_length(uint64_t *header_bytes, int fd, uint64_t file_byt
   }
   for (int i = 0; i < LENGTH_WORD_BYTES; i++) *header_bytes |= (uint64_t)word[i] << 8 * i;
   if (*header_bytes >= MLXQ_SAFETENSORS_MAX_HEADER_BYTES) {
+    const char *other = looks_like(word);
+    if (other)
+      return mlxq_fail(error, MLXQ_CORRUPT, NULL, NULL, "this is no safetensors file but looks like %s", other);
     return mlxq_fail(error, MLXQ_CORRUPT, NULL, NULL, "the header's length %" PRIu64 " is not below the limit of %u",
                      *header_bytes, MLXQ_SAFETENSORS_MAX_HEADER_BYTES);
   }

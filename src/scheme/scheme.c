@@ -44,6 +44,13 @@ mlxq_scheme mlxq_scheme_default(mlxq_mode mode) {
   return is_mode(mode) ? DEFAULTS[mode] : (mlxq_scheme){.mode = mode};
 }
 
+mlxq_scheme mlxq_scheme_complete(const mlxq_scheme *scheme) {
+  mlxq_scheme complete = mlxq_scheme_default(scheme->mode);
+  if (scheme->bits != 0) complete.bits = scheme->bits;
+  if (scheme->group_size != 0) complete.group_size = scheme->group_size;
+  return complete;
+}
+
 mlxq_status mlxq_scheme_check(const mlxq_scheme *scheme, mlxq_error *error) {
   int32_t bits = scheme->bits, group_size = scheme->group_size;
   if (!is_mode(scheme->mode)) {

@@ -79,6 +79,8 @@ mlxq_status mlxq_weights_describe(mlxq_weights *weights, const char *name, size_
                                   uint32_t rank, const uint64_t *shape, uint32_t file, uint64_t offset,
                                   mlxq_tensor_entry **entry, mlxq_error *error) {
   uint64_t bytes = 0;
+  if ((unsigned)dtype >= MLXQ_DTYPE_COUNT)
+    return mlxq_fail(error, MLXQ_USAGE, NULL, name, "unknown dtype %d", (int)dtype);
   if (rank > MLXQ_MAX_RANK) {
     return mlxq_fail(error, MLXQ_OUT_OF_RANGE, NULL, name, "shape: %u dimensions; at most %u are accepted", rank,
                      MLXQ_MAX_RANK);

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs a command, and meddles with it in the middle of its work.
 
-    meddle.py DST interrupt|terminate|touch=FILE|truncate=FILE COMMAND...
+    meddle.py DST interrupt|terminate|hangup|touch=FILE|truncate=FILE COMMAND...
 
 The middle of the work is when DST's hidden working folder holds a file. Where the command was done before the meddling
 could matter (it succeeded), its result is removed and all is done again, up to 50 times. Prints what the command
@@ -35,7 +35,7 @@ def meddle(process):
         process.wait()
         os.truncate(path, size)  # for the next time
     else:
-        process.send_signal({"interrupt": signal.SIGINT, "terminate": signal.SIGTERM}[name])
+        process.send_signal({"interrupt": signal.SIGINT, "terminate": signal.SIGTERM, "hangup": signal.SIGHUP}[name])
 
 
 for attempt in range(50):

@@ -242,6 +242,25 @@ static void test_indent_two(void **state) {
   json_object_put(document);
 }
 
+static void test_write_within(void **state) {
+  (void)state;
+  static const struct {
+    const char *document;
+    size_t max_bytes;
+    bool fits;
+  } CASES[] = {
+      {"[[1]]", 25, true}, {"[[1]]", 24, false}, {"[]", 2, true},          {"[]", 1, false},
+      {"\"a\"", 6, true},  {"\"a\"", 5, false},  {"{\"a\": 1}", 14, true}, {"{\"a\": 1}", 13, false},
+  };
+  for (size_t i = 0; i < COUNT(CASES); i++) {
+    struct json_object *document = parse(CASES[i].document);
+    mlxq_text text = {0};
+    assert_int_equal(mlxq_json_write_within(&text, document, 4, CASES[i].max_bytes), CASES[i].fits);
+    json_object_put(document);
+    mlxq_text_free(&text);
+  }
+}
+
 static void test_written_reads_back_equal(void **state) {
   (void)state;
   struct json_object *document = parse(CONFIG);
@@ -542,12 +561,91 @@ static void test_depth(void **state) {
   free(text);
 }
 
-static void test_too_long(void **state) {
-  (void)state;
-  struct json_object *document;
+static void assert_too_large(const char *text, size_t bytes) {
+  struct json_object *document = (struct json_object *)(uintptr_t)1;
   mlxq_error error = {0};
-  assert_int_equal(mlxq_json_parse(&document, "1", (size_t)INT_MAX + 1, &error), MLXQ_PARSE);
-  assert_string_equal(error.message, "the document has more than 2147483647 bytes");
+  assert_int_equal(mlxq_json_parse(&document, text, bytes, &error), MLXQ_OUT_OF_RANGE);
+  assert_null(document);
+  assert_string_equal(error.message, "the document is too large: it takes more than 52 MiB");
+}
+
+/* Fills with copies of `unit` (as far as there is room) between an opening and a closing character, the last of which
+ * has no comma. */
+static char *repeat(char open, const char *unit, char close, size_t bytes) {
+  size_t length = strlen(unit), at = 1;
+  char *text = malloc(bytes);
+  assert_non_null(text);
+  memset(text, ' ', bytes);
+  for (; at + length < bytes; at += length) memcpy(text + at, unit, length);
+  text[0] = open;
+  text[at - 1] = ' ';
+  text[bytes - 1] = close;
+  return text;
+}
+
+static void test_too_large(void **state) {
+  (void)state;
+  assert_too_large("1", (size_t)MLXQ_JSON_MAX_MEMORY + 1);
+  assert_too_large("1", (size_t)INT_MAX + 1);
+  /* Little text that makes many objects; and a string, a key and a number that are long. */
+  static const char *const UNITS[] = {"1,", "\"\",", "[1],[2],[3],[4],[5],[6],[7],[8],[9],",
+                                      "{},[],{\"\":1},{\"\":2},{\"\":3},{\"\":4},{\"\":5},{\"\":6},{\"\":7},"};
+  for (size_t i = 0; i < COUNT(UNITS); i++) {
+    size_t bytes = 4 << 20;
+    char *text = repeat('[', UNITS[i], ']', bytes);
+    assert_too_large(text, bytes);
+    free(text);
+  }
+  size_t long_bytes = 20 << 20;
+  char *text = malloc(long_bytes);
+  assert_non_null(text);
+  memset(text, '1', long_bytes);
+  assert_too_large(text, long_bytes);
+  text[0] = text[long_bytes - 1] = '"';
+  assert_too_large(text, long_bytes);
+  text[0] = '{';
+  text[1] = '"';
+  memcpy(text + long_bytes - 4, "\":1}", 4);
+  assert_too_large(text, long_bytes);
+  free(text);
+}
+
+static void test_many_layers_fit(void **state) {
+  (void)state;
+  enum { LAYERS = 100000 };
+  mlxq_text text = {0};
+  mlxq_text_puts(&text, "{");
+  for (int block = 0; block < 2; block++) {
+    mlxq_text_puts(&text, block ? ",\n    \"quantization_config\": {" : "\n    \"quantization\": {");
+    mlxq_text_puts(&text, "\n        \"bits\": 4,\n        \"group_size\": 64");
+    for (int i = 0; i < LAYERS; i++) {
+      mlxq_text_printf(&text,
+                       ",\n        \"model.layers.%d.mlp.experts.%d.down_proj\": {\n            \"group_size\": 64,\n"
+                       "            \"bits\": %d,\n            \"mode\": \"affine\"\n        }",
+                       i / 1000, i % 1000, i % 3 == 0 ? 8 : 6);
+    }
+    mlxq_text_puts(&text, "\n    }");
+  }
+  mlxq_text_puts(&text, "\n}");
+  struct json_object *document = parse_bytes(text.data, text.length);
+  struct json_object *block = json_object_object_get(document, "quantization");
+  assert_int_equal(json_object_object_length(block), 2 + LAYERS);
+  assert_ptr_equal(json_object_object_get(document, "quantization_config"), block);
+  assert_writes(document, 4, text.data);
+  json_object_put(document);
+  mlxq_text_free(&text);
+}
+
+/* Objects of one text are one object: neither a key given twice nor a text that only begins alike mixes them up. */
+static void test_equal_objects(void **state) {
+  (void)state;
+  assert_rewritten("[[1], [1], [1, 2], [12], [1], [[1], [1]], {\"a\": [1]}, {\"a\": [1]}, {\"a\": [1], \"b\": 2}]",
+                   "[[1], [1], [1, 2], [12], [1], [[1], [1]], {\"a\": [1]}, {\"a\": [1]}, {\"a\": [1], \"b\": 2}]");
+  assert_rewritten(
+      "{\"a\": {\"x\": 1}, \"a\": 2, \"b\": {\"x\": 1}, \"a\": {\"x\": 1}, \"c\": [\"}\"], \"d\": [\"}\"]}",
+      "{\"a\": {\"x\": 1}, \"b\": {\"x\": 1}, \"c\": [\"}\"], \"d\": [\"}\"]}");
+  assert_broken("[[1], [1]", "line 1, column 10: ',' or ']' is expected");
+  assert_broken("[[1], [1", "line 1, column 9: ',' or ']' is expected");
 }
 
 /* ---- members --------------------------------------------------------------------------------------------------- */
@@ -622,6 +720,7 @@ int main(void) {
       cmocka_unit_test(test_json_string),
       cmocka_unit_test(test_writes_as_python),
       cmocka_unit_test(test_indent_two),
+      cmocka_unit_test(test_write_within),
       cmocka_unit_test(test_written_reads_back_equal),
       cmocka_unit_test(test_tagged_floats),
       cmocka_unit_test(test_null_document),
@@ -639,7 +738,9 @@ int main(void) {
       cmocka_unit_test(test_nul_bytes),
       cmocka_unit_test(test_every_prefix_is_refused),
       cmocka_unit_test(test_depth),
-      cmocka_unit_test(test_too_long),
+      cmocka_unit_test(test_too_large),
+      cmocka_unit_test(test_many_layers_fit),
+      cmocka_unit_test(test_equal_objects),
       cmocka_unit_test(test_sort_keys),
       cmocka_unit_test(test_sort_many_keys),
       cmocka_unit_test(test_get_int32),

@@ -1,0 +1,13 @@
+/* What a converted folder holds beside its weights. */
+#ifndef MLXQ_RUN_SIDE_FILES_H
+#define MLXQ_RUN_SIDE_FILES_H
+
+#include "base/text.h"
+#include "plan/plan.h"
+
+/* Writes config.json (its text given), the index and a model card into `folder`, and copies the tokenizer, chat
+ * template, code and generation config of the source. `result` is the configuration of what was made, or NULL. */
+mlxq_status mlxq_side_files_write(const char *folder, const mlxq_checkpoint *source, const mlxq_text *config,
+                                  const mlxq_plan *plan, const mlxq_quant_config *result, mlxq_error *error);
+
+#endif

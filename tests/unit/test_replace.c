@@ -1,0 +1,110 @@
+/* Replacing a checkpoint where the file system cannot exchange two names, and where renames fail half-way. */
+#include "run/publish.h"
+
+#include "helpers.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Renames go through these; the linker wraps them. `fail_rename` counts down to the plain rename that fails. */
+static int fail_rename;
+
+int __wrap_renameat2(int old_folder, const char *from, int new_folder, const char *to, unsigned flags);
+int __wrap_rename(const char *from, const char *to);
+int __real_rename(const char *from, const char *to);
+
+int __wrap_renameat2(int old_folder, const char *from, int new_folder, const char *to, unsigned flags) {
+  (void)old_folder;
+  (void)from;
+  (void)new_folder;
+  (void)to;
+  (void)flags;
+  errno = EINVAL;
+  return -1;
+}
+
+int __wrap_rename(const char *from, const char *to) {
+  if (fail_rename > 0 && --fail_rename == 0) {
+    errno = EIO;
+    return -1;
+  }
+  return __real_rename(from, to);
+}
+
+static void make_old(const char *folder) {
+  make_folder(folder);
+  write_text(path_in(folder, "config.json"), "old");
+  write_text(path_in(folder, "model.safetensors"), "old");
+}
+
+/* Publishes a folder with one new file over `out`. */
+static mlxq_status publish_over(const char *scratch, mlxq_error *error) {
+  const char *source = path_in(scratch, "src"), *destination = path_in(scratch, "out");
+  mlxq_plan plan = {0};
+  mlxq_staging staging;
+  mlxq_status status = mlxq_staging_check(&staging, source, destination, true, true, false, error);
+  if (status == MLXQ_OK) status = mlxq_staging_create(&staging, error);
+  if (status == MLXQ_OK) {
+    write_text(path_in(staging.folder, "config.json"), "new");
+    write_text(path_in(staging.folder, "model.safetensors"), "new");
+    status = mlxq_staging_publish(&staging, &plan, error);
+  }
+  mlxq_staging_close(&staging);
+  return status;
+}
+
+static void assert_only(const char *scratch, const char *expected) {
+  assert_text(path_in(scratch, "out/config.json"), expected);
+  assert_text(path_in(scratch, "out/model.safetensors"), expected);
+  assert_int_equal(access(path_in(scratch, ".out.mlxq-old"), F_OK), -1);
+  assert_int_equal(access(path_in(scratch, ".out.mlxq-partial"), F_OK), -1);
+}
+
+static void test_replaced_in_two_steps(void **state) {
+  make_folder(path_in(*state, "src"));
+  make_old(path_in(*state, "out"));
+  assert_int_equal(publish_over(*state, NULL), MLXQ_OK);
+  assert_only(*state, "new");
+}
+
+/* The first rename moves the old one aside, the second puts the new one in its place. */
+static void test_a_rename_that_fails_keeps_the_old(void **state) {
+  mlxq_error error;
+  make_folder(path_in(*state, "src"));
+  make_old(path_in(*state, "out"));
+  /* Publishing renames: new (nothing there? it is, so none), aside, in place. */
+  for (int failing = 1; failing <= 2; failing++) {
+    fail_rename = failing;
+    assert_int_equal(publish_over(*state, &error), MLXQ_IO);
+    assert_int_equal(fail_rename, 0);
+    assert_string_equal(error.file, path_in(*state, "out"));
+    assert_only(*state, "old");
+  }
+}
+
+/* What a kill between the two renames leaves is put back by the next run. */
+static void test_an_old_checkpoint_comes_back(void **state) {
+  mlxq_staging staging;
+  make_folder(path_in(*state, "src"));
+  make_old(path_in(*state, ".out.mlxq-old"));
+  assert_int_equal(
+      mlxq_staging_check(&staging, path_in(*state, "src"), path_in(*state, "out"), true, false, false, NULL),
+      MLXQ_EXISTS);
+  mlxq_staging_close(&staging);
+  assert_only(*state, "old");
+  assert_int_equal(publish_over(*state, NULL), MLXQ_OK);
+  assert_only(*state, "new");
+}
+
+#define TEST(function) cmocka_unit_test_setup_teardown(function, make_scratch, remove_scratch)
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      TEST(test_replaced_in_two_steps),
+      TEST(test_a_rename_that_fails_keeps_the_old),
+      TEST(test_an_old_checkpoint_comes_back),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
