@@ -64,6 +64,7 @@ test-long: test
 # mlxq beside mlx_lm.convert, in one run; see bench/README.md.
 bench: test-dependencies all
 	@$(BUILD)/venv/bin/python bench/make_llama.py $(BUILD)/bench/llama
+	@$(BUILD)/venv/bin/python bench/compare_kernels.py --library "$$(ls $(BUILD)/libmlxq.so $(BUILD)/libmlxq.dylib 2>/dev/null | head -n 1)"
 	@$(BUILD)/venv/bin/python bench/compare_convert.py --mlxq $(BUILD)/mlxq --model $(BUILD)/bench/llama
 
 install: all

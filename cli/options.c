@@ -28,7 +28,7 @@ static const option_row OPTIONS[] = {
     {'d', "dry-run", NULL, "plan, print the result, write nothing"},
     {'f', "force", NULL, "replace a checkpoint at DST; quantize: also convert a model_type that may come out wrong"},
     {'P', "keep-partial", NULL, "on failure leave the unfinished .DST.mlxq-partial"},
-    {'c', "cpu", "LEVEL", "highest instruction set to use: ref (default: the best; also MLXQ_CPU)"},
+    {'c', "cpu", "LEVEL", "highest instruction set to use (default: the best; also MLXQ_CPU): "},
     {'j', "json", NULL, "print the result (and an error) as one JSON object"},
     {'q', "quiet", NULL, "no progress"},
     {'h', "help", NULL, "show this help"},
@@ -42,7 +42,11 @@ void print_command_help(FILE *stream, const command *wanted) {
     if (!strchr(wanted->options, row->letter)) continue;
     char left[64];
     snprintf(left, sizeof left, "--%s%s%s", row->name, row->value ? " " : "", row->value ? row->value : "");
-    fprintf(stream, "  %-24s %s\n", left, row->help);
+    fprintf(stream, "  %-24s %s", left, row->help);
+    for (size_t level = 0; row->letter == 'c' && mlxq_cpu_level(level); level++) {
+      fprintf(stream, "%s%s", level > 0 ? ", " : "", mlxq_cpu_level(level));
+    }
+    fputc('\n', stream);
   }
   if (*wanted->more) fprintf(stream, "\n%s", wanted->more);
 }

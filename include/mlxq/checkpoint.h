@@ -50,7 +50,7 @@ typedef struct mlxq_convert_options {
   uint64_t max_shard_bytes; /* a new file starts where one would hold more tensor bytes; 0 means 5 * 2^30 */
   mlxq_profile profile;
   const mlxq_dtype *dtype; /* cast floating tensors to F16, BF16 or F32 first; NULL: as config.json says */
-  const char *cpu;         /* highest instruction set to use ("ref"); NULL: the best there is */
+  const char *cpu;         /* highest instruction set to use, see mlxq_cpu_level; NULL: the best there is */
   bool dry_run;            /* plan and report, write nothing */
   bool force;              /* replace an existing destination; convert a model_type that may come out wrong */
   bool keep_partial;       /* leave the unfinished work beside the destination on failure */
@@ -63,6 +63,10 @@ typedef struct mlxq_convert_options {
   bool (*cancelled)(void *user); /* from worker threads too, until it returns true */
   void *user;
 } mlxq_convert_options;
+
+/* The instruction sets that `cpu` names, lowest first: "ref", "avx2", ...; NULL where `index` is beyond the last. The
+ * result never depends on it. One that this machine cannot run is an error, not passed over. Thread-safe. */
+MLXQ_API const char *mlxq_cpu_level(size_t index);
 
 /* A scheme for the layers a pattern matches. Patterns are those of fnmatch(3) with FNM_NOESCAPE: `*` stands for any
  * text, dots included, `?` for one character, `[...]` for one of a set. A pattern matches whole layer paths

@@ -1,6 +1,9 @@
 #include "kernels/kernels.h"
 
 #include "kernels/kernel_list.h"
+#if defined(__x86_64__)
+#include "kernels/x86/cpu.h"
+#endif
 
 #include <pthread.h>
 
@@ -32,12 +35,21 @@ mlxq_format mlxq_format_of(const mlxq_scheme *scheme) {
 }
 
 const char *mlxq_isa_name(mlxq_isa isa) {
-  static const char *const NAMES[MLXQ_ISA_COUNT] = {[MLXQ_ISA_REF] = "ref"};
+  static const char *const NAMES[MLXQ_ISA_COUNT] = {[MLXQ_ISA_REF] = "ref", [MLXQ_ISA_AVX2] = "avx2"};
   return (unsigned)isa < MLXQ_ISA_COUNT ? NAMES[isa] : "unknown";
 }
 
 bool mlxq_isa_usable(mlxq_isa isa) {
-  return isa == MLXQ_ISA_REF;
+  switch (isa) {
+    case MLXQ_ISA_REF:
+      return true;
+#if defined(__x86_64__)
+    case MLXQ_ISA_AVX2:
+      return mlxq_x86_has_avx2();
+#endif
+    default:
+      return false;
+  }
 }
 
 /* tables[limit]: the reference first, then each usable ISA up to the limit over it. */

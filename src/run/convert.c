@@ -49,6 +49,29 @@ static void warn_format(const conversion *work, const char *format, ...) {
 
 /* ---- Open ------------------------------------------------------------------------------------------------------ */
 
+const char *mlxq_cpu_level(size_t index) {
+  return index < MLXQ_ISA_COUNT ? mlxq_isa_name((mlxq_isa)index) : NULL;
+}
+
+/* The level that `cpu` names; the best where it is NULL. */
+static mlxq_status choose_isa(mlxq_isa *isa, const char *cpu, mlxq_error *error) {
+  char known[MLXQ_ERROR_MESSAGE_BYTES / 4] = "";
+  size_t length = 0;
+  *isa = MLXQ_ISA_COUNT;
+  if (!cpu) return MLXQ_OK;
+  for (unsigned i = 0; i < MLXQ_ISA_COUNT; i++) {
+    const char *name = mlxq_isa_name((mlxq_isa)i);
+    if (strcmp(cpu, name) == 0) {
+      *isa = (mlxq_isa)i;
+      if (mlxq_isa_usable(*isa)) return MLXQ_OK;
+      return mlxq_fail(error, MLXQ_UNSUPPORTED, NULL, "cpu", "this machine cannot run '%s'", name);
+    }
+    int printed = snprintf(known + length, sizeof known - length, "%s%s", i > 0 ? ", " : "", name);
+    if (printed > 0 && (size_t)printed < sizeof known - length) length += (size_t)printed;
+  }
+  return mlxq_fail(error, MLXQ_USAGE, NULL, "cpu", "unknown instruction set '%s'; known are %s", cpu, known);
+}
+
 static mlxq_status check_options(conversion *work, uint32_t version, mlxq_error *error) {
   const mlxq_convert_options *options = work->options;
   if (version != MLXQ_CONVERT_OPTIONS_VERSION) {
@@ -61,15 +84,7 @@ static mlxq_status check_options(conversion *work, uint32_t version, mlxq_error 
     return mlxq_fail(error, MLXQ_UNSUPPORTED_DTYPE, NULL, "dtype", "is %s; F16, BF16 and F32 can be made",
                      mlxq_dtype_name(*options->dtype));
   }
-  work->isa = MLXQ_ISA_COUNT;
-  if (!options->cpu) return MLXQ_OK;
-  for (int i = 0; i < MLXQ_ISA_COUNT; i++) {
-    if (strcmp(options->cpu, mlxq_isa_name((mlxq_isa)i)) == 0) {
-      work->isa = (mlxq_isa)i;
-      return MLXQ_OK;
-    }
-  }
-  return mlxq_fail(error, MLXQ_USAGE, NULL, "cpu", "unknown instruction set '%s'; ref is known", options->cpu);
+  return choose_isa(&work->isa, options->cpu, error);
 }
 
 static mlxq_status open_source(conversion *work, const char *source, mlxq_error *error) {

@@ -1,0 +1,10 @@
+/* What this x86 processor and its operating system can run. */
+#ifndef MLXQ_KERNELS_X86_CPU_H
+#define MLXQ_KERNELS_X86_CPU_H
+
+#include <stdbool.h>
+
+/* AVX2, FMA and F16C, with the YMM registers saved by the operating system. Thread-safe. */
+bool mlxq_x86_has_avx2(void);
+
+#endif
