@@ -65,7 +65,8 @@ static mlxq_status broken(const parser *p, size_t at, const char *reason) {
 
 /* The byte at `at`, or NUL at the end: no token has a NUL in it. */
 static char peek(const parser *p) {
-  return p->at < p->bytes ? p->text[p->at] : '\0';
+  if (p->at < p->bytes) return p->text[p->at];
+  return '\0';
 }
 
 static void skip_space(parser *p) {

@@ -71,7 +71,7 @@ static bool check_map(checker *c) {
   memset(c->seen, 0, c->seen_bytes);
   if (!mlxq_json_expect(json, '{')) return false;
   for (bool first = true; mlxq_json_next(json, '}', &first);) {
-    size_t length;
+    size_t length = 0;
     if (!read_key(c, &length)) return false;
     json->key = c->name;
     if (!check_entry(c, length)) return false;

@@ -116,7 +116,7 @@ static mlxq_status check_scale_dtypes(const mlxq_layer *layer, mlxq_mode mode, m
     return mlxq_fail_part(error, MLXQ_UNSUPPORTED_DTYPE, layer, ".scales", "is %s; affine scales are F16, BF16 or F32",
                           mlxq_dtype_name(scales));
   }
-  if (layer->biases->dtype != scales) {
+  if (layer->biases && layer->biases->dtype != scales) {
     return mlxq_fail_part(error, MLXQ_UNSUPPORTED_DTYPE, layer, ".biases", "is %s, but the scales are %s",
                           mlxq_dtype_name(layer->biases->dtype), mlxq_dtype_name(scales));
   }

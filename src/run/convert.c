@@ -247,10 +247,11 @@ static mlxq_status plan_quantize(conversion *work, const mlxq_quantize_options *
 /* The configuration of what is to be dequantized: the source's, or the one given for a single file. */
 static mlxq_status dequantize_config(conversion *work, const mlxq_scheme *scheme, mlxq_error *error) {
   if (work->checkpoint->is_folder) {
-    if (scheme)
+    if (scheme) {
       return mlxq_fail(
           error, MLXQ_USAGE, NULL, "mode",
           "a folder's schemes are in its config.json; --mode, --bits and --group-size are for a single file");
+    }
     if (work->existing) return MLXQ_OK;
     warn(work, "nothing to dequantize: config.json has no quantization");
     return mlxq_quant_config_new(&work->existing, NULL, error);

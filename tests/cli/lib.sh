@@ -74,7 +74,7 @@ for tensor in json.load(open(".list.json"))["tensors"]:
 }
 
 # AddressSanitizer maps terabytes and cannot run under ulimit -v; it can refuse large allocations on its own.
-# with_little_memory COMMAND...: at most 60 MB, and no allocation above 40 MB
+# with_little_memory COMMAND...: at most 40 MB, and no allocation above 40 MB
 with_little_memory() {
   if grep -q __asan_init "$MLXQ"; then
     ASAN_OPTIONS="${ASAN_OPTIONS:+$ASAN_OPTIONS:}allocator_may_return_null=1:max_allocation_size_mb=40" "$@" 2>.raw
@@ -83,5 +83,5 @@ with_little_memory() {
     rm -f .raw
     return $little_status
   fi
-  (ulimit -v 60000 && "$@")
+  (ulimit -v 40000 && "$@")
 }

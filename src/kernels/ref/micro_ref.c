@@ -150,12 +150,12 @@ static void dequantize(const micro_format *format, const mlxq_kernel_args *args,
   size_t mlxq_quantize_##name##_ref(const mlxq_kernel_args *args, const void *dense, void *packed, void *scales, \
                                     void *biases) {                                                              \
     (void)biases;                                                                                                \
-    return quantize(&format, args, dense, packed, scales);                                                       \
+    return quantize(&(format), args, dense, packed, scales);                                                     \
   }                                                                                                              \
   void mlxq_dequantize_##name##_ref(const mlxq_kernel_args *args, const void *packed, const void *scales,        \
                                     const void *biases, void *dense) {                                           \
     (void)biases;                                                                                                \
-    dequantize(&format, args, packed, scales, dense);                                                            \
+    dequantize(&(format), args, packed, scales, dense);                                                          \
   }
 
 MICRO(mxfp4, MXFP4)
