@@ -366,7 +366,8 @@ def permitted_config(family, source, expected, skipped):
     """
     config = json.loads((expected / "config.json").read_text())
     if family.tie == "config" and "tie_word_embeddings" not in json.loads((source / "config.json").read_text()):
-        if any("lm_head.weight" in read_safetensors(path)[0] for path in source.glob("*.safetensors")):
+        head = family.head.split()[0]  # "lm_head.weight", or internlm2's own
+        if any(head in read_safetensors(path)[0] for path in source.glob("*.safetensors")):
             config["tie_word_embeddings"] = family.tie_default
     for key in ("quantization", "quantization_config"):
         if skipped:
