@@ -11,7 +11,7 @@ static mlxq_status add_dequantize_job(mlxq_plan *plan, const mlxq_plan_request *
   uint64_t shape[MLXQ_MAX_RANK];
   uint64_t group = (uint64_t)scheme->group_size, bits = (uint64_t)scheme->bits;
   bool affine = mlxq_mode_has_biases(scheme->mode);
-  mlxq_dtype dtype = affine ? mlxq_plan_cast_dtype(request, layer->scales->dtype) : request->scale_only_dtype;
+  mlxq_dtype dtype = affine ? mlxq_plan_cast_dtype(request, layer->scales) : request->scale_only_dtype;
   size_t output = 0;
   memcpy(shape, weight->shape, weight->rank * sizeof *shape);
   shape[weight->rank - 1] = layer->scales->shape[weight->rank - 1] * group;
@@ -28,7 +28,7 @@ static mlxq_status add_dequantize_job(mlxq_plan *plan, const mlxq_plan_request *
       .units = mlxq_tensor_elems(layer->scales),
   };
   for (uint32_t i = 0; i < job.input_count; i++) {
-    size_t index = mlxq_weights_index(plan->source, parts[i]->name, strlen(parts[i]->name));
+    size_t index = mlxq_weights_index(plan->stored, parts[i]->name, strlen(parts[i]->name));
     mlxq_dtype from = parts[i]->dtype;
     job.inputs[i] = mlxq_plan_operand(index, i == 0 ? group * bits / 32 : 1, from, i > 0 && affine ? dtype : from);
   }

@@ -177,9 +177,13 @@ static mlxq_status sanitize(conversion *work, const mlxq_family **family, mlxq_e
   return mlxq_family_sanitize(*family, checkpoint, forward_warning, work, error);
 }
 
-static uint64_t jobs_of(const mlxq_plan *plan, mlxq_action action) {
+/* Layers that an action makes: of the jobs for pieces of one the first starts at its beginning. */
+static uint64_t layers_of(const mlxq_plan *plan, mlxq_action action) {
   uint64_t count = 0;
-  for (size_t i = 0; i < plan->job_count; i++) count += plan->jobs[i].action == action;
+  for (size_t i = 0; i < plan->job_count; i++) {
+    const mlxq_job *job = &plan->jobs[i];
+    count += job->action == action && job->outputs[0].slice == 0;
+  }
   return count;
 }
 
@@ -187,10 +191,10 @@ static uint64_t jobs_of(const mlxq_plan *plan, mlxq_action action) {
 static void warn_of_share(const conversion *work) {
   const mlxq_plan *plan = work->plan;
   struct json_object *model_type = NULL;
-  uint64_t quantized = 0, all = mlxq_total_bytes(plan->source);
+  uint64_t quantized = 0, all = mlxq_total_bytes(plan->stored);
   for (size_t i = 0; i < plan->job_count; i++) {
     const mlxq_job *job = &plan->jobs[i];
-    if (job->action == MLXQ_ACTION_QUANTIZE) quantized += plan->source->entries[job->inputs[0].tensor].tensor.bytes;
+    if (job->action == MLXQ_ACTION_QUANTIZE) quantized += plan->stored->entries[job->inputs[0].tensor].tensor.bytes;
   }
   json_object_object_get_ex(work->checkpoint->config, "model_type", &model_type);
   double share = all > 0 ? 100.0 * (double)quantized / (double)all : 100.0;
@@ -230,7 +234,7 @@ static mlxq_status plan_quantize(conversion *work, const mlxq_quantize_options *
   request.eligible_user = &work->selection;
   status = mlxq_plan_quantize(&work->plan, &request, error);
   if (status != MLXQ_OK) return status;
-  if (jobs_of(work->plan, MLXQ_ACTION_QUANTIZE) == 0) {
+  if (layers_of(work->plan, MLXQ_ACTION_QUANTIZE) == 0) {
     warn(work, work->existing ? "nothing was quantized: the source is quantized already, and no dense layer qualifies"
                               : "nothing was quantized: no dense layer qualifies");
   }
@@ -311,7 +315,7 @@ static mlxq_status make_report(mlxq_report **report, conversion *work, mlxq_acti
   mlxq_plan *plan = work->plan;
   mlxq_kind_stats *kinds = NULL;
   size_t kind_count = 0;
-  uint64_t changed = jobs_of(plan, action);
+  uint64_t changed = layers_of(plan, action);
   mlxq_status status = work->stats ? mlxq_stats_by_kind(&kinds, &kind_count, plan, work->stats, error) : MLXQ_OK;
   if (status != MLXQ_OK) return status;
   status = mlxq_report_new(report, plan->outputs, work->result, plan->file_count, mlxq_plan_file_name, plan, error);
