@@ -14,6 +14,7 @@
   void function(size_t elem_bytes, const void *matrix, size_t rows, size_t columns, void *result);
 #define MLXQ_FP8(isa, function) \
   void function(const mlxq_block_args *args, const uint8_t *codes, const float *scales, void *dense);
+#define MLXQ_REPACK_AWQ(isa, function) void function(const uint32_t *stored, size_t rows, size_t words, void *packed);
 #include "kernels/kernels.def"
 
 #endif

@@ -67,12 +67,17 @@ typedef struct mlxq_block_args {
  * matrix. */
 typedef void (*mlxq_fp8_fn)(const mlxq_block_args *args, const uint8_t *codes, const float *scales, void *dense);
 
+/* Repacks AutoAWQ GEMM codes: `rows` (inputs, a multiple of 8) x `words` words of 8 outputs each become MLX's packed
+ * rows, 8 * words of them with rows / 8 words each (docs/formats.md). */
+typedef void (*mlxq_repack_awq_fn)(const uint32_t *stored, size_t rows, size_t words, void *packed);
+
 typedef struct mlxq_kernel_table {
   mlxq_quantize_fn quantize[MLXQ_FORMAT_COUNT];
   mlxq_dequantize_fn dequantize[MLXQ_FORMAT_COUNT];
   mlxq_cast_fn cast;
   mlxq_transpose_fn transpose;
   mlxq_fp8_fn fp8;
+  mlxq_repack_awq_fn repack_awq;
 } mlxq_kernel_table;
 
 /* Instruction sets, lowest first. A level is usable where the processor and the operating system both say so. */

@@ -9,6 +9,7 @@
 
 #include "checkpoint/checkpoint.h"
 #include "plan/classify.h"
+#include "plan/foreign.h"
 #include "plan/model.h"
 #include "tensor/tensor_map.h"
 
@@ -19,9 +20,11 @@ typedef enum mlxq_action {
   MLXQ_ACTION_COPY,       /* one input, one output; nothing but the cast */
   MLXQ_ACTION_QUANTIZE,   /* dense -> weight, scales, and for affine biases */
   MLXQ_ACTION_DEQUANTIZE, /* weight, scales, and for affine biases -> dense */
+  MLXQ_ACTION_IMPORT,     /* a foreign layer's parts -> weight, scales, biases */
 } mlxq_action;
 
-#define MLXQ_MAX_OPERANDS 3u
+#define MLXQ_MAX_INPUTS  4u
+#define MLXQ_MAX_OUTPUTS 3u
 
 /* How units lie in a tensor where they do not simply follow each other from its first byte on: a unit is `unit_bytes`
  * of each of `rows` rows, so that a column of a matrix is one. */
@@ -55,11 +58,12 @@ typedef struct mlxq_operand {
 typedef struct mlxq_job {
   mlxq_action action;
   uint32_t input_count, output_count;
-  mlxq_operand inputs[MLXQ_MAX_OPERANDS], outputs[MLXQ_MAX_OPERANDS];
+  mlxq_operand inputs[MLXQ_MAX_INPUTS], outputs[MLXQ_MAX_OUTPUTS];
   mlxq_scheme scheme;
   mlxq_dtype dtype;     /* of the dense elements that kernels see */
   uint32_t unit_groups; /* quantize, dequantize: groups in a unit */
   uint32_t preparation; /* index into the plan's preparations; 0: none */
+  uint32_t foreign;     /* import: index into the plan\'s foreign layers */
   uint64_t units;
   uint64_t units_per_tile;
   uint64_t first_tile; /* tiles are numbered through the plan, in order of jobs */
@@ -82,6 +86,7 @@ typedef struct mlxq_plan {
   size_t slice_count, slice_capacity;
   mlxq_preparation *preparations;
   size_t preparation_count, preparation_capacity;
+  mlxq_foreign_layer *foreign;
   mlxq_profile profile;
   bool allow_nonfinite, for_mlx;
   mlxq_plan_file *files; /* after mlxq_plan_layout; none for results in memory */
@@ -130,6 +135,9 @@ void mlxq_plan_free(mlxq_plan *plan);
 typedef mlxq_status (*mlxq_plan_layer_fn)(mlxq_plan *plan, const mlxq_plan_request *request, size_t index,
                                           const mlxq_layer *layer, mlxq_error *error);
 
+/* A plan without jobs. */
+mlxq_status mlxq_plan_new(mlxq_plan **result, const mlxq_plan_request *request, mlxq_error *error);
+
 /* Makes a plan by going through the source in order: `plan_layer` for every `.weight`, a copy for everything else; the
  * scales and biases of a triple are passed over where `consume_triples`. */
 mlxq_status mlxq_plan_walk(mlxq_plan **result, const mlxq_plan_request *request, mlxq_plan_layer_fn plan_layer,
@@ -148,6 +156,10 @@ mlxq_status mlxq_plan_add_job(mlxq_plan *plan, const mlxq_job *job, mlxq_error *
 /* The dtype a tensor has after the request's cast. */
 mlxq_dtype mlxq_plan_cast_dtype(const mlxq_plan_request *request, const mlxq_tensor *tensor);
 
+/* Reads bytes of a tensor of the source, for what must be known before the plan stands. */
+mlxq_status mlxq_plan_read(const mlxq_plan_request *request, size_t index, uint64_t offset, void *buffer, size_t bytes,
+                           mlxq_error *error);
+
 /* Add a slice or a preparation; `*index` is what operands and jobs refer to it by. */
 mlxq_status mlxq_plan_slice(mlxq_plan *plan, uint32_t *index, const mlxq_slice *slice, mlxq_error *error);
 mlxq_status mlxq_plan_preparation(mlxq_plan *plan, uint32_t *index, const mlxq_preparation *preparation,
@@ -160,6 +172,10 @@ mlxq_status mlxq_plan_add_pieces(mlxq_plan *plan, const mlxq_plan_request *reque
 
 /* Whether every tile gets the slice's one unit. */
 bool mlxq_slice_is_shared(const mlxq_slice *slice);
+
+/* Whether the slice's runs of bytes lie so close together that it is best read with what is between them. `run_bytes`
+ * is the length of a run, `stride` leads from one to the next. */
+bool mlxq_slice_is_dense(uint64_t run_bytes, uint64_t stride);
 
 /* Bytes of a unit of the operand once it is cast; 0 where it is not. */
 uint64_t mlxq_operand_cast_bytes(const mlxq_operand *operand);

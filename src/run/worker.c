@@ -1,6 +1,7 @@
 #include "run/worker.h"
 
 #include "base/error.h"
+#include "run/foreign_tile.h"
 
 #include <errno.h>
 #include <math.h>
@@ -23,10 +24,45 @@ static size_t dense_bytes(const mlxq_job *job, uint64_t units) {
   return (size_t)units * job->unit_groups * (size_t)job->scheme.group_size * mlxq_dtype_bits(job->dtype) / 8;
 }
 
+/* The units of a tile as runs of bytes: `count` of them, `stride` bytes from one to the next. */
+typedef struct mlxq_runs {
+  size_t bytes, count;
+  uint64_t offset, stride;
+} mlxq_runs;
+
+static mlxq_runs runs_of(const mlxq_plan *plan, const mlxq_operand *input, uint64_t first_unit, size_t units) {
+  const mlxq_slice *slice = &plan->slices[input->slice];
+  size_t unit_bytes = input->unit_bytes;
+  mlxq_runs runs = {.bytes = units * unit_bytes, .count = 1, .offset = first_unit * unit_bytes};
+  if (input->slice == 0) return runs;
+  runs.offset = slice->offset + first_unit * slice->unit_stride;
+  if (mlxq_slice_is_shared(slice)) units = 1;
+  if (slice->unit_stride == unit_bytes || units == 1) {
+    runs.bytes = units * unit_bytes;
+    runs.count = (size_t)slice->rows;
+    runs.stride = slice->row_stride;
+  } else { /* units of one row each */
+    runs.bytes = unit_bytes;
+    runs.count = units;
+    runs.stride = slice->unit_stride;
+  }
+  if (runs.stride == runs.bytes) {
+    runs.bytes *= runs.count;
+    runs.count = 1;
+  }
+  return runs;
+}
+
+/* Bytes from the first run to the end of the last, if all of it is read; else those of the runs alone. */
+static size_t read_bytes(const mlxq_runs *runs) {
+  if (runs->count <= 1 || !mlxq_slice_is_dense(runs->bytes, runs->stride)) return runs->count * runs->bytes;
+  return (size_t)((runs->count - 1) * runs->stride + runs->bytes);
+}
+
 /* What `units` units of an input take, as stored. */
 static size_t stored_bytes(const mlxq_plan *plan, const mlxq_operand *input, size_t units) {
-  const mlxq_slice *slice = &plan->slices[input->slice];
-  return (mlxq_slice_is_shared(slice) ? 1 : units) * (size_t)slice->rows * input->unit_bytes;
+  mlxq_runs runs = runs_of(plan, input, 0, units);
+  return read_bytes(&runs);
 }
 
 static size_t cast_elems(const mlxq_plan *plan, const mlxq_operand *input, size_t units) {
@@ -42,6 +78,10 @@ static size_t prepared_bytes(const mlxq_preparation *preparation, size_t units) 
   return units * (size_t)preparation->row_elems * mlxq_dtype_bits(preparation->dtype) / 8;
 }
 
+static size_t foreign_scratch_bytes(const mlxq_foreign_layer *layer, size_t units) {
+  return units * (size_t)mlxq_foreign_scratch_bytes(layer) + mlxq_foreign_tile_bytes(layer);
+}
+
 size_t mlxq_worker_buffer_bytes(const mlxq_plan *plan, bool stats) {
   size_t most = 0;
   for (size_t i = 0; i < plan->job_count; i++) {
@@ -53,6 +93,7 @@ size_t mlxq_worker_buffer_bytes(const mlxq_plan *plan, bool stats) {
     }
     if (preparation->fp8) bytes += aligned(prepared_bytes(preparation, units));
     if (preparation->transpose) bytes += aligned(prepared_bytes(preparation, units));
+    if (job->action == MLXQ_ACTION_IMPORT) bytes += aligned(foreign_scratch_bytes(&plan->foreign[job->foreign], units));
     for (uint32_t k = 0; k < job->output_count; k++) bytes += aligned(units * job->outputs[k].unit_bytes);
     if (stats && job->action == MLXQ_ACTION_QUANTIZE) bytes += aligned(dense_bytes(job, units));
     if (bytes > most) most = bytes;
@@ -155,59 +196,37 @@ static const mlxq_job *find_job(const mlxq_plan *plan, uint64_t tile) {
   return &plan->jobs[low];
 }
 
-/* The units of a tile as runs of bytes: `count` of them, `stride` bytes from one to the next. */
-typedef struct mlxq_runs {
-  size_t bytes, count;
-  uint64_t offset, stride;
-} mlxq_runs;
-
-static mlxq_runs runs_of(const mlxq_slice *slice, size_t unit_bytes, uint64_t first_unit, size_t units) {
-  mlxq_runs runs = {.offset = slice->offset + first_unit * slice->unit_stride};
-  if (mlxq_slice_is_shared(slice)) units = 1;
-  if (slice->unit_stride == unit_bytes || units == 1) {
-    runs.bytes = units * unit_bytes;
-    runs.count = (size_t)slice->rows;
-    runs.stride = slice->row_stride;
-  } else { /* units of one row each */
-    runs.bytes = unit_bytes;
-    runs.count = units;
-    runs.stride = slice->unit_stride;
-  }
-  if (runs.stride == runs.bytes) {
-    runs.bytes *= runs.count;
-    runs.count = 1;
-  }
-  return runs;
-}
-
 /* Sets `*data` to an input's bytes as they are stored. */
 static mlxq_status load_stored(mlxq_worker *worker, mlxq_tile *tile, const mlxq_operand *input, const void **data,
                                mlxq_error *error) {
   const mlxq_plan *plan = worker->request->plan;
   const mlxq_tensor_entry *entry = &plan->stored->entries[input->tensor];
-  mlxq_slice simple = {.unit_stride = input->unit_bytes, .rows = 1};
-  const mlxq_slice *slice = input->slice == 0 ? &simple : &plan->slices[input->slice];
-  mlxq_runs runs = runs_of(slice, input->unit_bytes, tile->first_unit, tile->units);
-  mlxq_status status = MLXQ_OK;
-  unsigned char *buffer = NULL;
-  int fd;
+  mlxq_runs runs = runs_of(plan, input, tile->first_unit, tile->units);
   if (!worker->request->source_files) {
     const unsigned char *in_memory = (const unsigned char *)entry->tensor.data + runs.offset;
     *data = in_memory;
     if (runs.count == 1 && (uintptr_t)in_memory % sizeof(uint64_t) == 0) return MLXQ_OK;
-    *data = buffer = take_buffer(tile, runs.count * runs.bytes);
-    for (size_t i = 0; i < runs.count; i++) {
-      memcpy(buffer + i * runs.bytes, in_memory + i * runs.stride, runs.bytes);
-    }
+    unsigned char *copy = take_buffer(tile, runs.count * runs.bytes);
+    for (size_t i = 0; i < runs.count; i++) memcpy(copy + i * runs.bytes, in_memory + i * runs.stride, runs.bytes);
+    *data = copy;
     return MLXQ_OK;
   }
-  *data = buffer = take_buffer(tile, runs.count * runs.bytes);
-  status = open_source(worker, entry->file, &fd, error);
+  int fd;
+  size_t bytes = read_bytes(&runs);
+  bool at_once = runs.count == 1 || bytes > runs.count * runs.bytes;
+  unsigned char *buffer = take_buffer(tile, bytes);
   const char *path = worker->request->source_files[entry->file].path;
-  for (size_t i = 0; status == MLXQ_OK && i < runs.count; i++) {
-    uint64_t offset = entry->offset + runs.offset + i * runs.stride;
-    status = mlxq_file_read_at(fd, buffer + i * runs.bytes, runs.bytes, offset, path, error);
+  uint64_t offset = entry->offset + runs.offset;
+  mlxq_status status = open_source(worker, entry->file, &fd, error);
+  if (status == MLXQ_OK && at_once) status = mlxq_file_read_at(fd, buffer, bytes, offset, path, error);
+  for (size_t i = 0; status == MLXQ_OK && i < runs.count && runs.count > 1; i++) {
+    if (at_once) {
+      memmove(buffer + i * runs.bytes, buffer + i * runs.stride, runs.bytes);
+    } else {
+      status = mlxq_file_read_at(fd, buffer + i * runs.bytes, runs.bytes, offset + i * runs.stride, path, error);
+    }
   }
+  *data = buffer;
   return status;
 }
 
@@ -346,6 +365,27 @@ static void measure(const mlxq_worker *worker, mlxq_tile *tile, const mlxq_kerne
   }
 }
 
+static mlxq_status import(mlxq_worker *worker, mlxq_tile *tile, const void *const *inputs, void *const *outputs,
+                          mlxq_error *error) {
+  const mlxq_job *job = tile->job;
+  const mlxq_weights *stored = worker->request->plan->stored;
+  const mlxq_foreign_layer *layer = &worker->request->plan->foreign[job->foreign];
+  const mlxq_tensor *scales = &stored->entries[layer->scales].tensor;
+  const char *bad = NULL;
+  mlxq_foreign_tile work = {.layer = layer,
+                            .profile = worker->request->plan->profile,
+                            .outs = tile->units * mlxq_foreign_unit_outs(layer),
+                            .scale_row = (size_t)scales->shape[1],
+                            .scales = scales->dtype,
+                            .scratch = take_buffer(tile, foreign_scratch_bytes(layer, tile->units))};
+  if (layer->zeros != MLXQ_NO_TENSOR) work.zero_row = (size_t)stored->entries[layer->zeros].tensor.shape[1];
+  if (mlxq_foreign_tile_run(&work, worker->kernels, inputs, outputs, &bad)) return MLXQ_OK;
+  const mlxq_tensor_entry *entry = &stored->entries[layer->weight];
+  mlxq_fail(error, MLXQ_NON_FINITE, NULL, entry->tensor.name, "%s", bad);
+  const char *file = worker->request->source_files ? worker->request->source_files[entry->file].path : NULL;
+  return mlxq_error_at_file(error, MLXQ_NON_FINITE, file);
+}
+
 static mlxq_status run_kernels(mlxq_worker *worker, mlxq_tile *tile, uint64_t number, const void *const *inputs,
                                void *const *outputs, mlxq_error *error) {
   const mlxq_job *job = tile->job;
@@ -354,6 +394,7 @@ static mlxq_status run_kernels(mlxq_worker *worker, mlxq_tile *tile, uint64_t nu
                            .dtype = job->dtype,
                            .group_size = (size_t)job->scheme.group_size,
                            .groups = tile->units * job->unit_groups};
+  if (job->action == MLXQ_ACTION_IMPORT) return import(worker, tile, inputs, outputs, error);
   mlxq_format format = mlxq_format_of(&job->scheme);
   if (job->action == MLXQ_ACTION_DEQUANTIZE) {
     worker->kernels->dequantize[format](&args, inputs[0], inputs[1], inputs[2], outputs[0]);
@@ -368,7 +409,7 @@ static mlxq_status run_kernels(mlxq_worker *worker, mlxq_tile *tile, uint64_t nu
 /* A copy needs no second buffer where its output is in a file. */
 static mlxq_status run_copy(mlxq_worker *worker, mlxq_tile *tile, uint64_t *written, mlxq_error *error) {
   const mlxq_operand *output = &tile->job->outputs[0];
-  const void *inputs[MLXQ_MAX_OPERANDS] = {NULL};
+  const void *inputs[MLXQ_MAX_INPUTS] = {NULL};
   mlxq_status status = load_inputs(worker, tile, inputs, error);
   if (status != MLXQ_OK) return status;
   *written = tile->units * output->unit_bytes;
@@ -380,8 +421,8 @@ static mlxq_status run_copy(mlxq_worker *worker, mlxq_tile *tile, uint64_t *writ
 static mlxq_status run_tile(mlxq_worker *worker, mlxq_tile *tile, uint64_t number, uint64_t *written,
                             mlxq_error *error) {
   const mlxq_job *job = tile->job;
-  const void *inputs[MLXQ_MAX_OPERANDS] = {NULL};
-  void *outputs[MLXQ_MAX_OPERANDS] = {NULL};
+  const void *inputs[MLXQ_MAX_INPUTS] = {NULL};
+  void *outputs[MLXQ_MAX_OUTPUTS] = {NULL};
   mlxq_status status = load_inputs(worker, tile, inputs, error);
   for (uint32_t i = 0; i < job->output_count; i++) outputs[i] = place_output(worker, tile, &job->outputs[i]);
   if (status == MLXQ_OK) status = run_kernels(worker, tile, number, inputs, outputs, error);

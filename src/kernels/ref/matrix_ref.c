@@ -1,4 +1,4 @@
-/* Matrices of stored weights on their way to MLX's layout: transposes, and FP8 with block scales. */
+/* Matrices of stored weights on their way to MLX's layout: transposes, FP8 with block scales, AutoAWQ's codes. */
 #include "kernels/kernel_list.h"
 #include "kernels/ref/floats.h"
 
@@ -45,6 +45,21 @@ void mlxq_fp8_ref(const mlxq_block_args *args, const uint8_t *codes, const float
         result[row * args->columns + column] =
             mlxq_f32_to_bf16(values[codes[row * args->columns + column]] * row_scales[block]);
       }
+    }
+  }
+}
+
+void mlxq_repack_awq_ref(const uint32_t *stored, size_t rows, size_t words, void *packed) {
+  static const unsigned SHIFTS[] = {0, 16, 4, 20, 8, 24, 12, 28};
+  uint32_t *result = packed;
+  for (size_t row = 0; row < rows; row += 8) {
+    for (size_t word = 0; word < words; word++) {
+      uint32_t block[8] = {0}; /* of 8 inputs, the codes of each of 8 outputs */
+      for (size_t i = 0; i < 8; i++) {
+        uint32_t codes = stored[(row + i) * words + word];
+        for (size_t out = 0; out < 8; out++) block[out] |= (codes >> SHIFTS[out] & 15u) << 4 * i;
+      }
+      for (size_t out = 0; out < 8; out++) result[(8 * word + out) * (rows / 8) + row / 8] = block[out];
     }
   }
 }
