@@ -108,6 +108,7 @@ static mlxq_status keep(arrange_state *state, size_t index, const char *name, co
   const mlxq_tensor *tensor = &state->tensors->entries[index].tensor;
   mlxq_dtype dtype;
   mlxq_piece piece = piece_of(state, index, &dtype);
+  if (shape) piece = mlxq_whole_piece(piece.stored, tensor->rank, shape);
   piece.add_one = add_one;
   mlxq_status status = add(state, name, dtype, tensor->rank, shape ? shape : tensor->shape, error);
   return status == MLXQ_OK ? mlxq_model_add_piece(state->model, &piece, error) : status;

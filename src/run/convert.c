@@ -281,7 +281,7 @@ static mlxq_status plan_quantize(conversion *work, const mlxq_quantize_options *
 }
 
 /* The configuration of what is to be dequantized: the source's, or the one given for a single file. */
-static mlxq_status dequantize_config(conversion *work, const mlxq_scheme *scheme, mlxq_error *error) {
+static mlxq_status dequantize_config(conversion *work, const mlxq_scheme *scheme, bool was_foreign, mlxq_error *error) {
   if (work->checkpoint->is_folder) {
     if (scheme) {
       return mlxq_fail(
@@ -289,7 +289,7 @@ static mlxq_status dequantize_config(conversion *work, const mlxq_scheme *scheme
           "a folder's schemes are in its config.json; --mode, --bits and --group-size are for a single file");
     }
     if (work->existing) return MLXQ_OK;
-    warn(work, "nothing to dequantize: config.json has no quantization");
+    if (!was_foreign) warn(work, "nothing to dequantize: config.json has no quantization");
     return mlxq_quant_config_new(&work->existing, NULL, error);
   }
   if (!scheme) {
@@ -303,11 +303,20 @@ static mlxq_status dequantize_config(conversion *work, const mlxq_scheme *scheme
 }
 
 static mlxq_status plan_dequantize(conversion *work, const mlxq_dequantize_options *options, mlxq_error *error) {
-  mlxq_status status = refuse_foreign(work, error);
-  if (status == MLXQ_OK) status = dequantize_config(work, options->scheme, error);
+  bool was_foreign = work->foreign != NULL;
+  mlxq_status status = accept_native(work, error);
+  if (status == MLXQ_OK) status = refuse_foreign(work, error);
+  if (status == MLXQ_OK) status = dequantize_config(work, options->scheme, was_foreign, error);
   if (status == MLXQ_OK && work->checkpoint->is_folder) {
     work->family = mlxq_family_of(work->checkpoint);
-    status = mlxq_family_sanitize(work->family, work->checkpoint, forward_warning, work, error);
+    status = mlxq_family_edit_config(work->family, work->checkpoint, error);
+    if (status == MLXQ_OK) {
+      status = mlxq_family_sanitize(work->family, work->checkpoint, forward_warning, work, error);
+    }
+    if (status == MLXQ_OK) {
+      status =
+          mlxq_family_arrange(&work->model, work->family, work->checkpoint, work->checkpoint->tensors, NULL, error);
+    }
   }
   if (status != MLXQ_OK) return status;
   mlxq_plan_request request = plan_request(work);
