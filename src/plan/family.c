@@ -357,6 +357,18 @@ mlxq_status mlxq_family_edit_config(const mlxq_family *family, mlxq_checkpoint *
   return MLXQ_OK;
 }
 
+bool mlxq_family_has_bias(const mlxq_family *family, const mlxq_checkpoint *checkpoint, const char *layer) {
+  static const char *const WITHOUT[] = {"llama", "mistral", "mixtral"};
+  bool known = false;
+  for (size_t i = 0; family->model_type && i < sizeof WITHOUT / sizeof *WITHOUT; i++) {
+    known = known || strcmp(family->model_type, WITHOUT[i]) == 0;
+  }
+  const char *key = strstr(layer, ".self_attn.") ? "attention_bias" : strstr(layer, ".mlp.") ? "mlp_bias" : NULL;
+  struct json_object *said = NULL;
+  if (!known) return true;
+  return key && json_object_object_get_ex(checkpoint->config, key, &said) && json_object_get_boolean(said);
+}
+
 /* ---- Refusals -------------------------------------------------------------------------------------------------- */
 
 /* Hybrids of attention and convolution may have their weights multiplied by numbers in the config. */

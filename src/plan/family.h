@@ -47,6 +47,9 @@ bool mlxq_family_reads(const mlxq_family *family, const char *quant_method);
 /* Whether a tensor of this name keeps its dtype when others are cast; `family` as an untyped pointer, for planners. */
 bool mlxq_family_keeps_dtype(void *family, const char *name);
 
+/* Whether a layer may have a `.bias`; false only where the family surely has none. */
+bool mlxq_family_has_bias(const mlxq_family *family, const mlxq_checkpoint *checkpoint, const char *layer);
+
 /* mlx-lm's choice by name and rank: is this the weight of a layer that is quantized? */
 bool mlxq_family_quantizes(const mlxq_family *family, const char *layer, const mlxq_tensor *weight);
 

@@ -55,26 +55,24 @@ static int32_t dividing_group(uint64_t group_size) {
   return 0;
 }
 
-mlxq_status mlxq_foreign_choose(mlxq_foreign_layer *layer, const char *path, uint64_t group_size,
-                                const mlxq_import_request *request, mlxq_error *error) {
+mlxq_status mlxq_foreign_choose(mlxq_foreign_layer *layer, const char *path, const mlxq_import_request *request,
+                                mlxq_error *error) {
+  static const char HINT[] = "--requantize BITS dequantizes and quantizes anew, with a loss";
+  uint64_t group_size = layer->group_ins;
   int32_t group = dividing_group(group_size);
-  bool permuted = layer->group_index != MLXQ_NO_TENSOR;
+  bool permuted = layer->group_index != MLXQ_NO_TENSOR, ragged = layer->ins % group_size != 0;
   layer->scheme = (mlxq_scheme){.mode = MLXQ_AFFINE, .bits = (int32_t)layer->bits, .group_size = group};
-  if (group > 0 && !permuted) {
+  if (group > 0 && !permuted && !ragged) {
     layer->repeat = (uint32_t)(group_size / (uint64_t)group);
     return MLXQ_OK;
   }
+  if (request->requantize_bits == 0 && permuted) {
+    return mlxq_fail(error, MLXQ_UNSUPPORTED, path, "g_idx",
+                     "its groups are of scattered inputs (desc_act), which MLX cannot hold; %s", HINT);
+  }
   if (request->requantize_bits == 0) {
-    if (permuted) {
-      return mlxq_fail(error, MLXQ_UNSUPPORTED, path, "g_idx",
-                       "its groups are of scattered inputs (desc_act), which MLX cannot hold; --requantize BITS "
-                       "dequantizes and quantizes anew, with a loss");
-    }
-    return mlxq_fail(
-        error, MLXQ_OUT_OF_RANGE, path, "group_size",
-        "MLX has no group that divides %llu inputs; --requantize BITS dequantizes and quantizes anew, with "
-        "a loss",
-        (unsigned long long)group_size);
+    return mlxq_fail(error, MLXQ_OUT_OF_RANGE, path, "group_size", "MLX cannot hold groups of %llu in rows of %llu; %s",
+                     (unsigned long long)group_size, (unsigned long long)layer->ins, HINT);
   }
   /* The group of MLX's nearest to the stored one that divides the row. */
   for (group = group_size >= 128 ? 128 : group_size >= 64 ? 64 : 32; group >= 32; group /= 2) {

@@ -40,10 +40,10 @@ typedef struct mlxq_foreign_layers {
  * becomes float32. False, `*dtype` untouched, without layers. */
 bool mlxq_foreign_dtype(mlxq_dtype *dtype, const mlxq_weights *source, const mlxq_foreign_layers *layers);
 
-/* Sets a layer's `repeat`, `scheme`, `widened` and `requantized`: which MLX group holds the stored groups of
- * `group_size` inputs. MLXQ_OUT_OF_RANGE, naming the layer and hinting at --requantize, where none does. */
-mlxq_status mlxq_foreign_choose(mlxq_foreign_layer *layer, const char *path, uint64_t group_size,
-                                const mlxq_import_request *request, mlxq_error *error);
+/* Sets a layer's `repeat`, `scheme` and `requantized`: which MLX group holds the stored ones. MLXQ_OUT_OF_RANGE (for
+ * scattered groups MLXQ_UNSUPPORTED), naming the layer and hinting at --requantize, where none does. */
+mlxq_status mlxq_foreign_choose(mlxq_foreign_layer *layer, const char *path, const mlxq_import_request *request,
+                                mlxq_error *error);
 
 /* With --exact: widens every layer of which a bias would lose bits. MLXQ_OUT_OF_RANGE for one of 8 bits. */
 mlxq_status mlxq_foreign_widen(mlxq_foreign_layers *layers, const mlxq_import_request *request, mlxq_error *error);

@@ -273,7 +273,7 @@ static mlxq_status read_layers(awq_state *state, mlxq_error *error) {
   }
   for (size_t i = 0; status == MLXQ_OK && i < state->count; i++) {
     mlxq_foreign_layer *layer = &state->layers.items[i];
-    status = mlxq_foreign_choose(layer, state->parts[i].path, layer->group_ins, state->request, error);
+    status = mlxq_foreign_choose(layer, state->parts[i].path, state->request, error);
   }
   if (status == MLXQ_OK && state->request->common.for_mlx) status = check_orphans(state, error);
   return status;

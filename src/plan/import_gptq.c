@@ -12,6 +12,7 @@ typedef struct gptq_state {
   mlxq_foreign_layers layers;
   bool ambiguous; /* AutoGPTQ's v1 with a field of all ones: 2^bits, or 0 that wrapped around */
   bool mislabelled;
+  size_t dropped_biases;
 } gptq_state;
 
 static mlxq_status check_config(gptq_state *state, mlxq_error *error) {
@@ -163,9 +164,10 @@ static mlxq_status read_group_index(gptq_state *state, const char *path, mlxq_fo
   return MLXQ_OK;
 }
 
-/* What all stored zero points of a layer have in common. */
+/* What all zero points of a layer have in common: as they are stored, and by the layer's rule. */
 typedef struct zero_survey {
-  bool all_middle, all_less_one, some_all_ones;
+  bool stored_middle, stored_less_one, some_all_ones;
+  bool meant_middle;
 } zero_survey;
 
 static mlxq_status survey_zeros(zero_survey *survey, const gptq_state *state, const mlxq_foreign_layer *layer,
@@ -177,17 +179,19 @@ static mlxq_status survey_zeros(zero_survey *survey, const gptq_state *state, co
   float *zeros = mlxq_alloc(outs, sizeof *zeros);
   mlxq_status status = row && zeros ? MLXQ_OK : mlxq_fail_memory(error);
   plain.zero_rule = MLXQ_ZERO_STORED;
-  *survey = (zero_survey){.all_middle = true, .all_less_one = true};
+  *survey = (zero_survey){.stored_middle = true, .stored_less_one = true, .meant_middle = true};
   for (uint64_t group = 0; status == MLXQ_OK && group < layer->groups; group++) {
     status = mlxq_plan_read(&state->request->common, layer->zeros, group * words * sizeof *row, row,
                             words * sizeof *row, error);
     if (status != MLXQ_OK) break;
     mlxq_foreign_unpack_zeros(&plain, row, outs, zeros);
     for (size_t i = 0; i < outs; i++) {
-      survey->all_middle = survey->all_middle && zeros[i] == middle;
-      survey->all_less_one = survey->all_less_one && zeros[i] == middle - 1;
+      survey->stored_middle = survey->stored_middle && zeros[i] == middle;
+      survey->stored_less_one = survey->stored_less_one && zeros[i] == middle - 1;
       survey->some_all_ones = survey->some_all_ones || zeros[i] == ones;
     }
+    mlxq_foreign_unpack_zeros(layer, row, outs, zeros);
+    for (size_t i = 0; i < outs; i++) survey->meant_middle = survey->meant_middle && zeros[i] == middle;
   }
   free(row);
   free(zeros);
@@ -206,7 +210,7 @@ static mlxq_status choose_zero_rule(gptq_state *state, mlxq_foreign_layer *layer
   if (!symmetric && state->zero_rule != MLXQ_ZERO_LESS_ONE) return MLXQ_OK;
   mlxq_status status = survey_zeros(&survey, state, layer, error);
   if (status != MLXQ_OK) return status;
-  if (symmetric && (survey.all_middle || survey.all_less_one)) {
+  if (symmetric && (survey.stored_middle || survey.stored_less_one || survey.meant_middle)) {
     layer->zero_rule = MLXQ_ZERO_MIDDLE;
     layer->zeros = MLXQ_NO_TENSOR;
     return MLXQ_OK;
@@ -214,6 +218,36 @@ static mlxq_status choose_zero_rule(gptq_state *state, mlxq_foreign_layer *layer
   state->mislabelled = state->mislabelled || symmetric;
   state->ambiguous = state->ambiguous || (state->zero_rule == MLXQ_ZERO_LESS_ONE && survey.some_all_ones);
   return MLXQ_OK;
+}
+
+/* Sets `*all` to whether all bytes of a tensor are zero. */
+static mlxq_status is_zero(bool *all, const gptq_state *state, size_t index, mlxq_error *error) {
+  enum { PIECE = 4096 };
+  char piece[PIECE];
+  uint64_t bytes = state->source->entries[index].tensor.bytes;
+  *all = true;
+  for (uint64_t at = 0; *all && at < bytes; at += PIECE) {
+    size_t count = bytes - at < PIECE ? (size_t)(bytes - at) : PIECE;
+    mlxq_status status = mlxq_plan_read(&state->request->common, index, at, piece, count, error);
+    if (status != MLXQ_OK) return status;
+    for (size_t i = 0; i < count; i++) *all = *all && piece[i] == 0;
+  }
+  return MLXQ_OK;
+}
+
+/* Old AutoGPTQ gave every layer a bias, of zeros where the model has none; mlx-lm refuses to load those. */
+static mlxq_status drop_zero_bias(gptq_state *state, const char *path, mlxq_error *error) {
+  const mlxq_tensor *bias = mlxq_weights_part(state->source, path, strlen(path), ".bias");
+  bool zero = false;
+  if (!bias || !state->request->family ||
+      mlxq_family_has_bias(state->request->family, state->request->checkpoint, path)) {
+    return MLXQ_OK;
+  }
+  size_t index = mlxq_weights_index(state->source, bias->name, strlen(bias->name));
+  mlxq_status status = is_zero(&zero, state, index, error);
+  if (zero) state->layers.consumed[index] = true;
+  state->dropped_biases += zero;
+  return status;
 }
 
 static mlxq_status read_layer(gptq_state *state, size_t index, const char *path, mlxq_foreign_layer *layer,
@@ -229,10 +263,9 @@ static mlxq_status read_layer(gptq_state *state, size_t index, const char *path,
   state->layers.consumed[layer->scales] = state->layers.consumed[layer->zeros] = true;
   status = read_group_index(state, path, layer, error);
   if (status == MLXQ_OK) status = choose_zero_rule(state, layer, error);
+  if (status == MLXQ_OK) status = drop_zero_bias(state, path, error);
   if (status != MLXQ_OK) return status;
-  /* A last group with fewer inputs is held by groups that divide both. */
-  uint64_t whole_groups = layer->ins % layer->group_ins == 0 ? layer->group_ins : 0;
-  return mlxq_foreign_choose(layer, path, whole_groups, state->request, error);
+  return mlxq_foreign_choose(layer, path, state->request, error);
 }
 
 /* ---- All of it ------------------------------------------------------------------------------------------------- */
@@ -272,12 +305,15 @@ static void choose_dtypes(gptq_state *state) {
   }
 }
 
-static void warn_of_zeros(const gptq_state *state) {
+static void warn(const gptq_state *state) {
   const mlxq_plan_request *common = &state->request->common;
   if (!common->warn) return;
   if (state->mislabelled) {
     common->warn(common->warn_user,
                  "the config says sym, but not all zero points are the middle: they are taken as they are stored");
+  }
+  if (state->dropped_biases > 0) {
+    common->warn(common->warn_user, "biases of zeros are dropped: this model has no biases, old AutoGPTQ wrote them");
   }
   if (state->ambiguous) {
     common->warn(common->warn_user,
@@ -297,7 +333,7 @@ mlxq_status mlxq_plan_import_gptq(mlxq_plan **plan, mlxq_import_request *request
   if (status == MLXQ_OK) {
     mlxq_scheme fallback = {.mode = MLXQ_AFFINE, .bits = (int32_t)request->config.bits, .group_size = 128};
     if (state.layers.count > 0) fallback = mlxq_foreign_common_scheme(&state.layers);
-    warn_of_zeros(&state);
+    warn(&state);
     status = mlxq_plan_foreign(plan, request, &state.layers, &fallback, error);
   }
   free(state.layers.items);

@@ -185,9 +185,10 @@ mlxq_status mlxq_plan_add_job(mlxq_plan *plan, const mlxq_job *job, mlxq_error *
   mlxq_job *added = &plan->jobs[plan->job_count++];
   *added = *job;
   if (added->unit_groups == 0) added->unit_groups = 1;
+  if (unit_bytes == 0) added->units = 0; /* of empty tensors there is nothing to make */
   added->units_per_tile = unit_bytes > 0 && unit_bytes < tile_bytes ? tile_bytes / unit_bytes : 1;
   added->first_tile = plan->tile_count;
-  plan->tile_count += job->units / added->units_per_tile + (job->units % added->units_per_tile != 0);
+  plan->tile_count += added->units / added->units_per_tile + (added->units % added->units_per_tile != 0);
   return MLXQ_OK;
 }
 

@@ -3,6 +3,7 @@
 #include "kernels/ref/group.h"
 #include "plan/model.h"
 
+#include <math.h>
 #include <string.h>
 
 /* Scales and zeros of a tile, a row for each output. */
@@ -72,8 +73,9 @@ static void load_fit(const mlxq_foreign_tile *tile, const mlxq_kernel_table *ker
   }
 }
 
-/* Rounds `values` to the layer's dtype, widens them to the result's, and repeats each for its groups. */
-static void store(const mlxq_foreign_layer *layer, const mlxq_kernel_table *kernels, size_t elems, float *values,
+/* Rounds `values` to the layer's dtype, widens them to the result's, and repeats each for its groups. False where one
+ * of them is not finite then. */
+static bool store(const mlxq_foreign_layer *layer, const mlxq_kernel_table *kernels, size_t elems, float *values,
                   void *rounded, void *result) {
   size_t bytes = mlxq_dtype_bits(layer->dtype) / 8;
   if (layer->dtype == MLXQ_F64) {
@@ -88,23 +90,30 @@ static void store(const mlxq_foreign_layer *layer, const mlxq_kernel_table *kern
       kernels->cast(layer->round_dtype, MLXQ_F32, rounded, values, elems);
     }
     kernels->cast(MLXQ_F32, layer->dtype, values, rounded, elems);
+    kernels->cast(layer->dtype, MLXQ_F32, rounded, values, elems);
   }
+  bool finite = true;
+  for (size_t i = 0; i < elems; i++) finite = finite && isfinite(values[i]);
   for (size_t i = 0; i < elems; i++) {
     for (uint32_t k = 0; k < layer->repeat; k++) {
       memcpy((char *)result + (i * layer->repeat + k) * bytes, (const char *)rounded + i * bytes, bytes);
     }
   }
+  return finite;
 }
 
 /* Float64 scales keep their bits, and so does what is computed of them without zero points. */
-static void store_wide(const mlxq_foreign_tile *tile, const double *stored, mlxq_fit *fit, void *const *outputs) {
+static void store_wide(const mlxq_foreign_tile *tile, const double *stored, const void *zeros, mlxq_fit *fit,
+                       void *const *outputs) {
   const mlxq_foreign_layer *layer = tile->layer;
   size_t groups = (size_t)layer->groups, outs = tile->outs;
   bool by_rows = layer->packing == MLXQ_PACKING_AWQ_GEMV, middle = layer->zero_rule == MLXQ_ZERO_MIDDLE;
+  bool scaled = layer->zero_rule == MLXQ_ZERO_SCALED;
   for (size_t out = 0; out < outs; out++) {
     for (size_t group = 0; group < groups; group++) {
       double scale = by_rows ? stored[out * tile->scale_row + group] : stored[group * outs + out];
       double bias = middle ? scale * -(double)(1u << (layer->bits - 1)) : fit->biases[out * groups + group];
+      if (scaled) bias = ((const double *)zeros)[group * outs + out];
       for (size_t k = 0; k < layer->repeat; k++) {
         size_t at = (out * groups + group) * layer->repeat + k;
         ((double *)outputs[1])[at] = scale;
@@ -262,10 +271,16 @@ bool mlxq_foreign_tile_run(const mlxq_foreign_tile *tile, const mlxq_kernel_tabl
     for (size_t i = 0; i < elems; i++) fit.biases[i] = -(fit.zeros[i] * fit.scales[i]);
   }
   if (tile->scales == MLXQ_F64 && layer->dtype == MLXQ_F64) {
-    store_wide(tile, inputs[1], &fit, outputs);
+    store_wide(tile, inputs[1], inputs[2], &fit, outputs);
     return true;
   }
-  store(layer, kernels, elems, fit.scales, fit.results, outputs[1]);
-  store(layer, kernels, elems, fit.biases, fit.results, outputs[2]);
+  if (!store(layer, kernels, elems, fit.scales, fit.results, outputs[1]) && tile->must_be_finite) {
+    *bad = "a scale is NaN or infinite";
+    return false;
+  }
+  if (!store(layer, kernels, elems, fit.biases, fit.results, outputs[2]) && tile->must_be_finite) {
+    *bad = "zero point * scale is beyond the dtype of the scales (--dtype bfloat16 or float32 can hold it)";
+    return false;
+  }
   return true;
 }

@@ -12,7 +12,8 @@ typedef struct mlxq_foreign_tile {
   size_t scale_row;  /* GEMV: elements in a row of scales */
   size_t zero_row;   /* GEMV: words in a row of zero points */
   mlxq_dtype scales; /* as stored */
-  void *scratch;     /* mlxq_foreign_scratch_bytes for each unit, and mlxq_foreign_tile_bytes once */
+  bool must_be_finite;
+  void *scratch; /* mlxq_foreign_scratch_bytes for each unit, and mlxq_foreign_tile_bytes once */
 } mlxq_foreign_tile;
 
 /* Bytes of scratch for a tile as such, beside what its units need. */

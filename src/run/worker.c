@@ -377,6 +377,7 @@ static mlxq_status import(mlxq_worker *worker, mlxq_tile *tile, const void *cons
                             .outs = tile->units * mlxq_foreign_unit_outs(layer),
                             .scale_row = (size_t)scales->shape[1],
                             .scales = scales->dtype,
+                            .must_be_finite = worker->request->plan->for_mlx && !worker->request->plan->allow_nonfinite,
                             .scratch = take_buffer(tile, foreign_scratch_bytes(layer, tile->units))};
   if (layer->zeros != MLXQ_NO_TENSOR) work.zero_row = (size_t)stored->entries[layer->zeros].tensor.shape[1];
   if (mlxq_foreign_tile_run(&work, worker->kernels, inputs, outputs, &bad)) return MLXQ_OK;
