@@ -13,7 +13,7 @@ bool mlxq_rule_matches(const char *pattern, const char *name, size_t *length, lo
     if (p[-1] == '#') {
       const char *end = n;
       while (n > name && n[-1] >= '0' && n[-1] <= '9') n--;
-      if (n == end || end - n > 9) return false;
+      if (n == end || end - n > 9 || (*n == '0' && end - n > 1)) return false;
       *number = strtol(n, NULL, 10);
       p--;
     } else {
@@ -25,6 +25,9 @@ bool mlxq_rule_matches(const char *pattern, const char *name, size_t *length, lo
   *length = (size_t)(n - name);
   return true;
 }
+
+/* Most experts or heads that one tensor may hold. */
+#define MAX_MATRICES (1u << 20)
 
 typedef struct arrange_state {
   const mlxq_family_traits *traits;
@@ -194,10 +197,30 @@ static mlxq_status stack(arrange_state *state, size_t index, const mlxq_rule *ru
     free(name);
     const mlxq_tensor *tensor = &state->tensors->entries[expert].tensor;
     mlxq_piece piece = piece_of(state, expert, &other_dtype);
-    bool same = tensor->rank == first->rank && (other_dtype == dtype || mlxq_dtype_is_floating(other_dtype)) &&
+    bool same_kind = mlxq_dtype_is_floating(dtype) ? mlxq_dtype_is_floating(other_dtype) : other_dtype == dtype;
+    bool same = tensor->rank == first->rank && same_kind &&
                 memcmp(tensor->shape, first->shape, first->rank * sizeof *first->shape) == 0;
     status = same ? mlxq_model_add_piece(state->model, &piece, error)
                   : fail_shape(error, tensor, "differs in shape or dtype from the experts before it");
+  }
+  return status;
+}
+
+/* Adds a piece for each of `matrices`; `step` elements after a piece the next one starts. */
+static mlxq_status add_pieces(arrange_state *state, const mlxq_tensor *tensor, mlxq_piece piece, uint64_t matrices,
+                              uint64_t step, mlxq_error *error) {
+  mlxq_status status = MLXQ_OK;
+  if (tensor->bytes == 0) { /* however many matrices of nothing there are */
+    piece.rows = 0;
+    return mlxq_model_add_piece(state->model, &piece, error);
+  }
+  if (matrices > MAX_MATRICES) {
+    return mlxq_fail(error, MLXQ_UNSUPPORTED, NULL, tensor->name, "has %llu matrices; up to %u can be taken apart",
+                     (unsigned long long)matrices, MAX_MATRICES);
+  }
+  for (uint64_t i = 0; status == MLXQ_OK && i < matrices; i++) {
+    status = mlxq_model_add_piece(state->model, &piece, error);
+    piece.first += step;
   }
   return status;
 }
@@ -212,11 +235,7 @@ static mlxq_status add_part(arrange_state *state, size_t index, const mlxq_rule 
   char *target = join(tensor->name, length, second ? rule->to2 : rule->to, 0);
   mlxq_status status = target ? add(state, target, dtype, rank, shape, error) : mlxq_fail_memory(error);
   free(target);
-  for (uint64_t i = 0; status == MLXQ_OK && i < matrices; i++) {
-    status = mlxq_model_add_piece(state->model, &piece, error);
-    piece.first += step;
-  }
-  return status;
+  return status == MLXQ_OK ? add_pieces(state, tensor, piece, matrices, step, error) : status;
 }
 
 /* Elements of the axes before the last `axes`. */
@@ -383,10 +402,7 @@ static mlxq_status absorb_kv_b(arrange_state *state, size_t index, const mlxq_ru
     mlxq_piece piece = half ? unembed : embed;
     status = target ? add(state, target, dtype, 3, half ? unembed_shape : embed_shape, error) : mlxq_fail_memory(error);
     free(target);
-    for (uint64_t head = 0; status == MLXQ_OK && head < heads; head++) {
-      status = mlxq_model_add_piece(state->model, &piece, error);
-      piece.first += (nope + v) * rank;
-    }
+    if (status == MLXQ_OK) status = add_pieces(state, tensor, piece, heads, (nope + v) * rank, error);
   }
   return status;
 }

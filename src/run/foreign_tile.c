@@ -146,7 +146,7 @@ static void arrange(const mlxq_foreign_tile *tile, const mlxq_kernel_table *kern
       for (size_t i = 0; i < outs / 4 * ins; i++) {
         size_t column = i % ins, in_block = column % 64, t = in_block % 16;
         size_t row = i / ins * 4 + in_block / 16, in = column / 64 * 64 + 32 * (t >> 3) + (t & 7);
-        uint16_t word = ((const uint16_t *)stored)[i];
+        uint32_t word = ((const uint16_t *)stored)[i];
         for (size_t n = 0; n < 4; n++, in += 8) {
           words[(row * ins + in) / 2] |= (uint8_t)((word >> 4 * n & 15u) << in % 2 * 4);
         }
