@@ -168,10 +168,15 @@ static mlxq_status load_input(mlxq_worker *worker, mlxq_tile *tile, const mlxq_o
   return MLXQ_OK;
 }
 
+/* Outputs go elsewhere than to memory of the map. */
+static bool has_sink(const mlxq_run_request *request) {
+  return request->sink_folder || request->store;
+}
+
 /* Where an output is to be made: in place in memory, or in the buffer. */
 static void *place_output(const mlxq_worker *worker, mlxq_tile *tile, const mlxq_operand *output) {
   const mlxq_tensor *tensor = &worker->request->plan->outputs->entries[output->tensor].tensor;
-  if (worker->request->sink_folder) return take_buffer(tile, tile->units * output->unit_bytes);
+  if (has_sink(worker->request)) return take_buffer(tile, tile->units * output->unit_bytes);
   /* The map owns what it allocated for its outputs, and hands it out as const to everyone else. */
   return (unsigned char *)(uintptr_t)tensor->data + tile->first_unit * output->unit_bytes;
 }
@@ -180,7 +185,12 @@ static mlxq_status store_output(mlxq_worker *worker, const mlxq_tile *tile, cons
                                 const void *data, mlxq_error *error) {
   int fd;
   const mlxq_tensor_entry *entry = &worker->request->plan->outputs->entries[output->tensor];
-  if (!worker->request->sink_folder) return MLXQ_OK;
+  const mlxq_run_request *request = worker->request;
+  if (request->store) {
+    return request->store(request->look_user, output->tensor, tile->first_unit * output->unit_bytes, data,
+                          tile->units * output->unit_bytes, error);
+  }
+  if (!request->sink_folder) return MLXQ_OK;
   mlxq_status status = open_sink(worker, entry->file, &fd, error);
   if (status != MLXQ_OK) return status;
   uint64_t offset = entry->offset + tile->first_unit * output->unit_bytes;
@@ -251,9 +261,22 @@ static mlxq_status run_copy(mlxq_worker *worker, mlxq_tile *tile, uint64_t *writ
   mlxq_status status = load_input(worker, tile, &tile->job->inputs[0], &data, error);
   if (status != MLXQ_OK) return status;
   *written = tile->units * output->unit_bytes;
-  if (worker->request->sink_folder) return store_output(worker, tile, output, data, error);
+  if (has_sink(worker->request)) return store_output(worker, tile, output, data, error);
   memcpy(place_output(worker, tile, output), data, (size_t)*written);
   return MLXQ_OK;
+}
+
+/* Shows a tile's inputs to whoever looks; `*written` is their bytes. */
+static mlxq_status visit_tile(mlxq_worker *worker, mlxq_tile *tile, uint64_t *written, mlxq_error *error) {
+  const mlxq_job *job = tile->job;
+  const mlxq_run_request *request = worker->request;
+  const void *inputs[MLXQ_MAX_OPERANDS] = {NULL};
+  for (uint32_t i = 0; i < job->input_count; i++) {
+    mlxq_status status = load_input(worker, tile, &job->inputs[i], &inputs[i], error);
+    if (status != MLXQ_OK) return status;
+    *written += tile->units * job->inputs[i].unit_bytes;
+  }
+  return request->visit(request->look_user, job, tile->first_unit, tile->units, inputs, error);
 }
 
 static mlxq_status run_tile(mlxq_worker *worker, mlxq_tile *tile, uint64_t number, uint64_t *written,
@@ -281,6 +304,7 @@ mlxq_status mlxq_worker_tile(mlxq_worker *worker, uint64_t number, uint64_t *wri
   uint64_t left = job->units - tile.first_unit;
   tile.units = (size_t)(left < job->units_per_tile ? left : job->units_per_tile);
   *written = 0;
+  if (worker->request->visit) return visit_tile(worker, &tile, written, error);
   if (job->action == MLXQ_ACTION_COPY) return run_copy(worker, &tile, written, error);
   return run_tile(worker, &tile, number, written, error);
 }
