@@ -13,6 +13,7 @@ typedef struct option_row {
 } option_row;
 
 static const option_row OPTIONS[] = {
+    {'A', "against", "DENSE", "compare with the dense original, a folder or a file: quantize it again"},
     {'m', "mode", "MODE", "affine, mxfp4, mxfp8 or nvfp4 (default: affine)"},
     {'b', "bits", "N", "bits of a code: affine has 2, 3, 4, 5, 6 and 8"},
     {'g', "group-size", "N", "weights that share a scale: affine has 32, 64 and 128"},
@@ -146,6 +147,9 @@ static const char *apply(arguments *parsed, char letter, char *value, mlxq_statu
   long number = 0;
   *status = MLXQ_USAGE;
   switch (letter) {
+    case 'A':
+      parsed->against = value;
+      return NULL;
     case 'm':
       parsed->has_scheme = true;
       *status = mlxq_mode_parse(&options->scheme.mode, value, NULL);
