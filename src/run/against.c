@@ -55,7 +55,8 @@ static bool find_scheme(mlxq_scheme *scheme, const comparer *c, const char *laye
   if (groups == 0 || elems == 0 || elems % groups != 0 || elems / groups > 128) return false;
   *scheme = (mlxq_scheme){MLXQ_AFFINE, 0, (int32_t)(elems / groups)};
   for (int32_t bits = 2; bits <= 8; bits++) {
-    if (elems / 32 * (uint64_t)bits == words && elems % 32 == 0) scheme->bits = bits;
+    uint64_t rest = elems % 32 * (uint64_t)bits;
+    if (rest % 32 == 0 && elems / 32 * (uint64_t)bits + rest / 32 == words) scheme->bits = bits;
   }
   if (scales->dtype == MLXQ_U8) {
     scheme->mode = scheme->group_size == 16 ? MLXQ_NVFP4 : scheme->bits == 8 ? MLXQ_MXFP8 : MLXQ_MXFP4;

@@ -69,7 +69,8 @@ static mlxq_status compare(verification *work, mlxq_error *error) {
   if (work->structure.foreign) {
     mlxq_fail(error, MLXQ_UNSUPPORTED, NULL, NULL, "cannot be compared: it is quantized in another format, '%s'",
               work->structure.foreign);
-    return mlxq_error_at_file(error, MLXQ_UNSUPPORTED, work->checkpoint->path);
+    mlxq_error_at_file(error, MLXQ_UNSUPPORTED, work->checkpoint->path);
+    return mlxq_flaws_take(&work->defects, MLXQ_UNSUPPORTED, error);
   }
   work->comparing = true;
   mlxq_status status =
