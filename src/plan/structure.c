@@ -45,6 +45,17 @@ static void tell(survey *s, const mlxq_flaws *taker, mlxq_status status, mlxq_er
 
 /* ---- The configuration ----------------------------------------------------------------------------------------- */
 
+/* mlx-lm writes the block twice, and reads the first. */
+static void compare_blocks(survey *s) {
+  struct json_object *block = s->structure->block, *copy = NULL;
+  mlxq_error flaw;
+  json_object_object_get_ex(s->structure->checkpoint->config, "quantization_config", &copy);
+  if (!block || !copy || json_object_equal(block, copy)) return;
+  tell(s, s->notes,
+       mlxq_fail(&flaw, MLXQ_INVARIANT, NULL, "quantization_config", "differs from quantization, which is what counts"),
+       &flaw);
+}
+
 static mlxq_status read_config(survey *s) {
   mlxq_structure *structure = s->structure;
   const mlxq_checkpoint *checkpoint = structure->checkpoint;
@@ -63,6 +74,7 @@ static mlxq_status read_config(survey *s) {
   if (!checkpoint->config) return MLXQ_OK;
   json_object_object_get_ex(checkpoint->config, "quantization", &structure->block);
   s->file = checkpoint->config_path;
+  compare_blocks(s);
   status = mlxq_quant_config_survey(&structure->config, structure->block, &s->at_file, s->error);
   if (status != MLXQ_OK) structure->config_known = false;
   return mlxq_flaws_take(&s->at_file, status, s->error);
