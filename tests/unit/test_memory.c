@@ -610,8 +610,8 @@ static mlxq_status verify(void *user, mlxq_error *error) {
     assert_null(report);
     return status;
   }
-  assert_int_equal(report->defects_found, 10);
-  assert_int_equal(report->defects_kept, 10);
+  assert_int_equal(report->defects_found, 11);
+  assert_int_equal(report->defects_kept, 11);
   assert_int_equal(report->notes_found, 1);
   assert_string_equal(report->comparison->worst_layer, "model.norm");
   mlxq_verification_free(report);
@@ -636,6 +636,11 @@ static void test_verifying_without_memory(void **state) {
   mlxq_weights_free(tensors);
   write_text(path_in(broken, "config.json"),
              "{\"quantization\": {\"group_size\": 64, \"bits\": 4, \"b\": 7, \"none\": false}}");
+  write_text(path_in(broken, "model.safetensors.index.json"),
+             "{\"weight_map\": {\"model.layers.0.mlp.down_proj.weight\": \"model.safetensors\","
+             " \"model.layers.0.mlp.down_proj.scales\": \"model.safetensors\","
+             " \"model.layers.0.mlp.down_proj.biases\": \"model.safetensors\","
+             " \"model.norm.weight\": \"model.safetensors\", \"x\": \"gone.safetensors\"}}");
   assert_in_range(exhaust(verify, NULL, *state), 100, 10000);
 }
 
