@@ -11,7 +11,7 @@
  * for the caches and for the memory promise of 8 MiB a thread. */
 enum { TILE_BYTES = 2 << 20 };
 
-static mlxq_status new_plan(mlxq_plan **result, const mlxq_plan_request *request, mlxq_error *error) {
+mlxq_status mlxq_plan_new(mlxq_plan **result, const mlxq_plan_request *request, mlxq_error *error) {
   mlxq_plan *plan = mlxq_calloc(1, sizeof *plan);
   *result = NULL;
   if (!plan) return mlxq_fail_memory(error);
@@ -174,7 +174,7 @@ mlxq_status mlxq_plan_walk(mlxq_plan **result, const mlxq_plan_request *request,
   mlxq_plan *plan = NULL;
   mlxq_text path = {0};
   const mlxq_weights *source = request->source;
-  mlxq_status status = new_plan(&plan, request, error);
+  mlxq_status status = mlxq_plan_new(&plan, request, error);
   for (size_t i = 0; status == MLXQ_OK && i < source->count; i++) {
     const char *name = source->entries[i].tensor.name;
     size_t length = 0;

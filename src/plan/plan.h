@@ -99,6 +99,9 @@ void mlxq_plan_free(mlxq_plan *plan);
 typedef mlxq_status (*mlxq_plan_layer_fn)(mlxq_plan *plan, const mlxq_plan_request *request, size_t index,
                                           const mlxq_layer *layer, mlxq_error *error);
 
+/* An empty plan over the request's source. */
+mlxq_status mlxq_plan_new(mlxq_plan **result, const mlxq_plan_request *request, mlxq_error *error);
+
 /* Makes a plan by going through the source in order: `plan_layer` for every `.weight`, a copy for everything else; the
  * scales and biases of a triple are passed over where `consume_triples`. */
 mlxq_status mlxq_plan_walk(mlxq_plan **result, const mlxq_plan_request *request, mlxq_plan_layer_fn plan_layer,

@@ -316,10 +316,10 @@ mlxq_status mlxq_structure_survey(mlxq_structure *structure, const mlxq_flaws *d
   for (size_t i = 0; i < checkpoint->file_count; i++) structure->complete &= !checkpoint->files[i].unknown;
   structure->sound = mlxq_calloc(bytes, 1);
   structure->triples = mlxq_calloc(bytes, 1);
-  structure->reading = mlxq_calloc(1, sizeof *structure->reading);
-  if (!structure->sound || !structure->triples || !structure->reading) return mlxq_fail_memory(error);
-  structure->reading->source = checkpoint->tensors;
-  mlxq_status status = read_config(&s);
+  if (!structure->sound || !structure->triples) return mlxq_fail_memory(error);
+  const mlxq_plan_request request = {.source = checkpoint->tensors};
+  mlxq_status status = mlxq_plan_new(&structure->reading, &request, error);
+  if (status == MLXQ_OK) status = read_config(&s);
   if (status != MLXQ_OK) return status;
   check_schemes(&s);
   status = check_entries(&s);
