@@ -416,8 +416,12 @@ static mlxq_status absorb_kv_b(arrange_state *state, size_t index, const mlxq_ru
     }
   }
   uint64_t heads = (uint64_t)sizes[0], nope = (uint64_t)sizes[1], v = (uint64_t)sizes[2];
-  if (tensor->rank != 2 || tensor->shape[0] != heads * (nope + v) || is_packed(state, &whole)) {
-    return fail_shape(error, tensor, "has other rows than heads * (qk_nope_head_dim + v_head_dim), or is packed");
+  if (is_packed(state, &whole)) {
+    return mlxq_fail(error, MLXQ_UNSUPPORTED, NULL, tensor->name,
+                     "is packed, and this family's kv_b_proj is taken apart");
+  }
+  if (tensor->rank != 2 || tensor->shape[0] != heads * (nope + v)) {
+    return fail_shape(error, tensor, "has other rows than heads * (qk_nope_head_dim + v_head_dim)");
   }
   uint64_t rank = tensor->shape[1];
   uint64_t embed_shape[] = {heads, rank, nope}, unembed_shape[] = {heads, v, rank};

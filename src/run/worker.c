@@ -312,10 +312,15 @@ static uint64_t output_offset(const mlxq_plan *plan, const mlxq_tile *tile, cons
   return start + tile->first_unit * output->unit_bytes;
 }
 
+/* Outputs go elsewhere than to memory of the map. */
+static bool has_sink(const mlxq_run_request *request) {
+  return request->sink_folder || request->store;
+}
+
 /* Where an output is to be made: in place in memory, or in the buffer. */
 static void *place_output(const mlxq_worker *worker, mlxq_tile *tile, const mlxq_operand *output) {
   const mlxq_tensor *tensor = &worker->request->plan->outputs->entries[output->tensor].tensor;
-  if (worker->request->sink_folder) return take_buffer(tile, tile->units * output->unit_bytes);
+  if (has_sink(worker->request)) return take_buffer(tile, tile->units * output->unit_bytes);
   /* The map owns what it allocated for its outputs, and hands it out as const to everyone else. */
   return (unsigned char *)(uintptr_t)tensor->data + output_offset(worker->request->plan, tile, output);
 }
@@ -324,7 +329,12 @@ static mlxq_status store_output(mlxq_worker *worker, const mlxq_tile *tile, cons
                                 const void *data, mlxq_error *error) {
   int fd;
   const mlxq_tensor_entry *entry = &worker->request->plan->outputs->entries[output->tensor];
-  if (!worker->request->sink_folder) return MLXQ_OK;
+  const mlxq_run_request *request = worker->request;
+  if (request->store) {
+    return request->store(request->look_user, output->tensor, output_offset(request->plan, tile, output), data,
+                          tile->units * output->unit_bytes, error);
+  }
+  if (!request->sink_folder) return MLXQ_OK;
   mlxq_status status = open_sink(worker, entry->file, &fd, error);
   if (status != MLXQ_OK) return status;
   uint64_t offset = entry->offset + output_offset(worker->request->plan, tile, output);
@@ -404,8 +414,12 @@ static mlxq_status import(mlxq_worker *worker, mlxq_tile *tile, const void *cons
   mlxq_status status = load_group_index(worker, tile, layer, &work.group_index, error);
   if (status != MLXQ_OK) return status;
   if (mlxq_foreign_tile_run(&work, worker->kernels, inputs, outputs, &bad)) return MLXQ_OK;
-  const mlxq_tensor_entry *entry = &stored->entries[layer->weight];
-  mlxq_fail(error, MLXQ_NON_FINITE, NULL, entry->tensor.name, "%s", bad);
+  const mlxq_tensor_entry *entry = &stored->entries[layer->scales];
+  size_t length = 0;
+  mlxq_name_splits(scales->name, ".scales", &length);
+  char *path = mlxq_asprintf("%.*s", (int)length, scales->name);
+  mlxq_fail(error, MLXQ_NON_FINITE, path, scales->name, "%s", bad);
+  free(path);
   const char *file = worker->request->source_files ? worker->request->source_files[entry->file].path : NULL;
   return mlxq_error_at_file(error, MLXQ_NON_FINITE, file);
 }
@@ -437,9 +451,20 @@ static mlxq_status run_copy(mlxq_worker *worker, mlxq_tile *tile, uint64_t *writ
   mlxq_status status = load_inputs(worker, tile, inputs, error);
   if (status != MLXQ_OK) return status;
   *written = tile->units * output->unit_bytes;
-  if (worker->request->sink_folder) return store_output(worker, tile, output, inputs[0], error);
+  if (has_sink(worker->request)) return store_output(worker, tile, output, inputs[0], error);
   memcpy(place_output(worker, tile, output), inputs[0], (size_t)*written);
   return MLXQ_OK;
+}
+
+/* Shows a tile's inputs to whoever looks; `*written` is their bytes. */
+static mlxq_status visit_tile(mlxq_worker *worker, mlxq_tile *tile, uint64_t *written, mlxq_error *error) {
+  const mlxq_job *job = tile->job;
+  const mlxq_run_request *request = worker->request;
+  const void *inputs[MLXQ_MAX_INPUTS] = {NULL};
+  mlxq_status status = load_inputs(worker, tile, inputs, error);
+  if (status != MLXQ_OK) return status;
+  for (uint32_t i = 0; i < job->input_count; i++) *written += tile->units * job->inputs[i].unit_bytes;
+  return request->visit(request->look_user, job, tile->first_unit, tile->units, inputs, error);
 }
 
 static mlxq_status run_tile(mlxq_worker *worker, mlxq_tile *tile, uint64_t number, uint64_t *written,
@@ -464,6 +489,7 @@ mlxq_status mlxq_worker_tile(mlxq_worker *worker, uint64_t number, uint64_t *wri
   uint64_t left = job->units - tile.first_unit;
   tile.units = (size_t)(left < job->units_per_tile ? left : job->units_per_tile);
   *written = 0;
+  if (worker->request->visit) return visit_tile(worker, &tile, written, error);
   if (job->action == MLXQ_ACTION_COPY) return run_copy(worker, &tile, written, error);
   return run_tile(worker, &tile, number, written, error);
 }

@@ -64,6 +64,17 @@ fails() {
   return $fails_status
 }
 
+# verifies SRC [OPTION]...: as text and with --json; returns the exit status
+verifies() {
+  shows mlxq verify "$@" --quiet || :
+  shows mlxq verify "$@" --quiet --json
+}
+
+# poke FILE TENSOR OFFSET=HEX...: changes bytes (see poke.py)
+poke() {
+  helper poke "$@"
+}
+
 # Tensors of a file or folder, one a line: name, dtype, shape, file
 list() {
   mlxq inspect "$1" --json >.list.json && "$PYTHON" -c '

@@ -104,14 +104,17 @@ def check_all(mlxq, folder):
             ["inspect", quantized, "--json"],
             ["dequantize", quantized, dense],
             ["quantize", quantized, dense, "--force"],
+            ["verify", source],
+            ["verify", quantized, "--against", source, "--json"],
         ]:
-            tensors = count if command[:2] == ["inspect", source] else 3 * count
+            tensors = count if command[1] == source and command[0] in ("inspect", "verify") else 3 * count
             yield check(mlxq, label, tensors, command)
 
     def hostile(label, make_config, make_index):
         apart(write_folder, folder / label, lambda: {"a.weight": [2, 64]}, make_config, make_index)
         yield check(mlxq, label, 1, ["inspect", place(label), "--json"], refusal=True)
         yield check(mlxq, label, 3, ["quantize", place(label), place(label + "-q")], refusal=True)
+        yield check(mlxq, label, 1, ["verify", place(label)], refusal=True)
 
     apart(write_folder, folder / "large", lambda: {"model.layers.0.mlp.up_proj.weight": [65536, 8192]})
     yield from tries("large", 1)

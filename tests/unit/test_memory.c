@@ -599,6 +599,51 @@ static void test_inspecting_without_memory(void **state) {
   assert_in_range(exhaust(inspect, NULL, *state), 20, 1000);
 }
 
+static mlxq_status verify(void *user, mlxq_error *error) {
+  mlxq_verification *report = (mlxq_verification *)(uintptr_t)16;
+  mlxq_verify_options options = MLXQ_VERIFY_OPTIONS_INIT;
+  options.threads = 1;
+  options.against = path_in(user, "src");
+  mlxq_status status = mlxq_verify(&report, path_in(user, "broken"), &options, error);
+  atomic_store(&allocations_left, -1);
+  if (status != MLXQ_OK) {
+    assert_null(report);
+    return status;
+  }
+  assert_int_equal(report->defects_found, 11);
+  assert_int_equal(report->defects_kept, 11);
+  assert_int_equal(report->notes_found, 1);
+  assert_string_equal(report->comparison->worst_layer, "model.norm");
+  mlxq_verification_free(report);
+  return status;
+}
+
+/* With defects of every room: an absent shard, two files of a tensor, an index, a name, a layer, NaN, other bits. */
+static void test_verifying_without_memory(void **state) {
+  make_source(*state);
+  mlxq_quantize_options options = MLXQ_QUANTIZE_OPTIONS_INIT;
+  const char *broken = path_in(*state, "broken");
+  assert_int_equal(mlxq_quantize_checkpoint(NULL, path_in(*state, "src"), broken, &options, NULL), MLXQ_OK);
+  mlxq_weights *tensors = read_safetensors(path_in(broken, "model.safetensors"));
+  bytes_of(tensors, "model.layers.0.mlp.down_proj.weight")[3] ^= 1;
+  write_safetensors(path_in(broken, "model.safetensors"), tensors);
+  mlxq_weights_free(tensors);
+  tensors = new_weights();
+  add_random(tensors, "a/b.scales", MLXQ_F32, SHAPE(4));
+  add_random(tensors, "model.norm.weight", MLXQ_BF16, SHAPE(64));
+  memset(bytes_of(tensors, "model.norm.weight"), 0xFF, 2);
+  write_safetensors(path_in(broken, "model-00001-of-00002.safetensors"), tensors);
+  mlxq_weights_free(tensors);
+  write_text(path_in(broken, "config.json"),
+             "{\"quantization\": {\"group_size\": 64, \"bits\": 4, \"b\": 7, \"none\": false}}");
+  write_text(path_in(broken, "model.safetensors.index.json"),
+             "{\"weight_map\": {\"model.layers.0.mlp.down_proj.weight\": \"model.safetensors\","
+             " \"model.layers.0.mlp.down_proj.scales\": \"model.safetensors\","
+             " \"model.layers.0.mlp.down_proj.biases\": \"model.safetensors\","
+             " \"model.norm.weight\": \"model.safetensors\", \"x\": \"gone.safetensors\"}}");
+  assert_in_range(exhaust(verify, NULL, *state), 100, 10000);
+}
+
 /* ---- Threads --------------------------------------------------------------------------------------------------- */
 
 /* Fewer threads than asked for only take longer. */
@@ -649,6 +694,7 @@ int main(void) {
       cmocka_unit_test(test_configs_without_memory),
       ON_DISK(test_conversions_without_memory),
       ON_DISK(test_inspecting_without_memory),
+      ON_DISK(test_verifying_without_memory),
       cmocka_unit_test(test_threads_that_cannot_start),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
