@@ -122,29 +122,38 @@ INLINE void encode_block(unsigned bits, bool gpu, mlxq_dtype dtype, size_t size,
   }
 }
 
+/* Finds a block's scales and biases. False: a case for the other kernel. */
+INLINE bool fit_block(unsigned bits, bool gpu, mlxq_dtype dtype, const quantize_call *call, size_t group, fits *fit) {
+  __m512 lo, hi, scale, bias;
+  find_range_any(dtype, call->dense + group * call->dense_bytes, call->args->group_size, &lo, &hi);
+  if (!is_ordinary(lo, hi)) return false;
+  fit16(gpu, (float)((1u << bits) - 1), lo, hi, &scale, &bias);
+  _mm512_storeu_ps(fit->scales, scale);
+  _mm512_storeu_ps(fit->biases, bias);
+  _mm512_storeu_ps(fit->inverses, _mm512_div_ps(_mm512_set1_ps(1.0f), scale));
+  store16(dtype, call->scales + group * call->scale_bytes, scale);
+  store16(dtype, call->biases + group * call->scale_bytes, bias);
+  return true;
+}
+
+/* Fits are a block ahead of codes: their long chain of divisions then runs beside these. */
 INLINE size_t quantize(unsigned bits, mlxq_dtype dtype, quantize_call call) {
   const bool gpu = call.args->profile == MLXQ_PROFILE_GPU;
-  const size_t size = call.args->group_size, groups = call.args->groups;
-  const float n = (float)((1u << bits) - 1);
-  size_t group = 0;
-  for (; group + BLOCK <= groups; group += BLOCK) {
-    const uint8_t *dense = call.dense + group * call.dense_bytes;
-    __m512 lo, hi, scale, bias;
-    fits fit;
-    find_range_any(dtype, dense, size, &lo, &hi);
-    if (!is_ordinary(lo, hi)) {
+  const size_t size = call.args->group_size, groups = call.args->groups, end = groups - groups % BLOCK;
+  fits fit[2];
+  bool usable = end > 0 && fit_block(bits, gpu, dtype, &call, 0, &fit[0]);
+  for (size_t group = 0; group < end; group += BLOCK) {
+    const size_t next = group + BLOCK;
+    bool next_usable = next < end && fit_block(bits, gpu, dtype, &call, next, &fit[next / BLOCK % 2]);
+    if (usable) {
+      encode_block(bits, gpu, dtype, size, call.dense + group * call.dense_bytes,
+                   call.packed + group * call.packed_bytes, &fit[group / BLOCK % 2]);
+    } else {
       leave(&call, group, BLOCK);
-      continue;
     }
-    fit16(gpu, n, lo, hi, &scale, &bias);
-    _mm512_storeu_ps(fit.scales, scale);
-    _mm512_storeu_ps(fit.biases, bias);
-    _mm512_storeu_ps(fit.inverses, _mm512_div_ps(_mm512_set1_ps(1.0f), scale));
-    encode_block(bits, gpu, dtype, size, dense, call.packed + group * call.packed_bytes, &fit);
-    store16(dtype, call.scales + group * call.scale_bytes, scale);
-    store16(dtype, call.biases + group * call.scale_bytes, bias);
+    usable = next_usable;
   }
-  if (group < groups) leave(&call, group, groups - group);
+  if (end < groups) leave(&call, end, groups - end);
   return call.first_bad;
 }
 

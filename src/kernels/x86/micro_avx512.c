@@ -204,22 +204,33 @@ INLINE void encode_block(micro_format format, bool gpu, mlxq_dtype dtype, const 
   }
 }
 
+/* Finds a block's scales. False: a case for the other kernel. */
+INLINE bool scale_block(micro_format format, bool gpu, mlxq_dtype dtype, const quantize_call *call, size_t group,
+                        factors *factor) {
+  __m512i bytes;
+  __m512 amax = find_extreme(LARGEST_MAGNITUDE, dtype, call->dense + group * call->dense_bytes, format.group_size);
+  if (!scales16(format, gpu, dtype, amax, &bytes, factor)) return false;
+  _mm_storeu_si128((__m128i *)(void *)(call->scales + group), _mm512_cvtepi32_epi8(bytes));
+  return true;
+}
+
+/* Scales are a block ahead of codes: their long chain of operations then runs beside these. */
 INLINE size_t quantize(micro_format format, bool gpu, mlxq_dtype dtype, quantize_call call) {
-  const size_t groups = call.args->groups;
-  size_t group = 0;
-  for (; group + BLOCK <= groups; group += BLOCK) {
-    const uint8_t *dense = call.dense + group * call.dense_bytes;
-    __m512i bytes;
-    factors factor;
-    __m512 amax = find_extreme(LARGEST_MAGNITUDE, dtype, dense, format.group_size);
-    if (!scales16(format, gpu, dtype, amax, &bytes, &factor)) {
+  const size_t groups = call.args->groups, end = groups - groups % BLOCK;
+  factors factor[2];
+  bool usable = end > 0 && scale_block(format, gpu, dtype, &call, 0, &factor[0]);
+  for (size_t group = 0; group < end; group += BLOCK) {
+    const size_t next = group + BLOCK;
+    bool next_usable = next < end && scale_block(format, gpu, dtype, &call, next, &factor[next / BLOCK % 2]);
+    if (usable) {
+      encode_block(format, gpu, dtype, call.dense + group * call.dense_bytes, call.packed + group * call.packed_bytes,
+                   &factor[group / BLOCK % 2]);
+    } else {
       leave(&call, group, BLOCK);
-      continue;
     }
-    encode_block(format, gpu, dtype, dense, call.packed + group * call.packed_bytes, &factor);
-    _mm_storeu_si128((__m128i *)(void *)(call.scales + group), _mm512_cvtepi32_epi8(bytes));
+    usable = next_usable;
   }
-  if (group < groups) leave(&call, group, groups - group);
+  if (end < groups) leave(&call, end, groups - end);
   return call.first_bad;
 }
 
