@@ -177,19 +177,6 @@ INLINE void dequantize_any(unsigned bits, mlxq_dequantize_fn ref, const mlxq_ker
   }
 }
 
-#define AFFINE(bits)                                                                                             \
-  size_t mlxq_quantize_affine##bits##_avx2(const mlxq_kernel_args *args, const void *dense, void *packed,        \
-                                           void *scales, void *biases) {                                         \
-    return quantize_any(bits, mlxq_quantize_affine##bits##_ref, args, dense, packed, scales, biases);            \
-  }                                                                                                              \
-  void mlxq_dequantize_affine##bits##_avx2(const mlxq_kernel_args *args, const void *packed, const void *scales, \
-                                           const void *biases, void *dense) {                                    \
-    dequantize_any(bits, mlxq_dequantize_affine##bits##_ref, args, packed, scales, biases, dense);               \
-  }
-
-AFFINE(2)
-AFFINE(3)
-AFFINE(4)
-AFFINE(5)
-AFFINE(6)
-AFFINE(8)
+#define QUANTIZE(bits)   quantize_any(bits, mlxq_quantize_affine##bits##_ref, args, dense, packed, scales, biases)
+#define DEQUANTIZE(bits) dequantize_any(bits, mlxq_dequantize_affine##bits##_ref, args, packed, scales, biases, dense)
+MLXQ_DEFINE_AFFINE(avx2, QUANTIZE, DEQUANTIZE)

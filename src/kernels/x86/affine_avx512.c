@@ -115,6 +115,8 @@ INLINE void encode_block(unsigned bits, bool gpu, mlxq_dtype dtype, size_t size,
   const size_t width = dtype_bytes(dtype);
   const int shift = __builtin_ctzll(size);
   for (size_t i = 0; i < BLOCK * size; i += 64) {
+    fetch_ahead(dtype, dense + i * width, 2 * BLOCK * size * width);
+    fetch_ahead(dtype, dense + (i + 32) * width, 2 * BLOCK * size * width);
     __m512i low = encode32(bits, gpu, dtype, dense + i * width, fit, i >> shift);
     __m512i high = encode32(bits, gpu, dtype, dense + (i + 32) * width, fit, (i + 32) >> shift);
     __m512i bytes = _mm512_min_epu8(words_to_bytes(low, high), _mm512_set1_epi8((int8_t)((1u << bits) - 1)));
@@ -250,19 +252,6 @@ INLINE void dequantize_any(unsigned bits, mlxq_dequantize_fn rest, const mlxq_ke
   }
 }
 
-#define AFFINE(bits)                                                                                               \
-  size_t mlxq_quantize_affine##bits##_avx512(const mlxq_kernel_args *args, const void *dense, void *packed,        \
-                                             void *scales, void *biases) {                                         \
-    return quantize_any(bits, mlxq_quantize_affine##bits##_avx2, args, dense, packed, scales, biases);             \
-  }                                                                                                                \
-  void mlxq_dequantize_affine##bits##_avx512(const mlxq_kernel_args *args, const void *packed, const void *scales, \
-                                             const void *biases, void *dense) {                                    \
-    dequantize_any(bits, mlxq_dequantize_affine##bits##_avx2, args, packed, scales, biases, dense);                \
-  }
-
-AFFINE(2)
-AFFINE(3)
-AFFINE(4)
-AFFINE(5)
-AFFINE(6)
-AFFINE(8)
+#define QUANTIZE(bits)   quantize_any(bits, mlxq_quantize_affine##bits##_avx2, args, dense, packed, scales, biases)
+#define DEQUANTIZE(bits) dequantize_any(bits, mlxq_dequantize_affine##bits##_avx2, args, packed, scales, biases, dense)
+MLXQ_DEFINE_AFFINE(avx512, QUANTIZE, DEQUANTIZE)

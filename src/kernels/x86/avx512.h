@@ -9,8 +9,13 @@
 
 #include <immintrin.h>
 
+/* Without optimization, GCC's intrinsics are macros whose masks change their sign. */
+#if defined(__GNUC__) && !defined(__OPTIMIZE__)
+#pragma GCC diagnostic ignored "-Wsign-conversion"
+#endif
+
 /* Groups in a block: the lanes of a vector of float32. */
-#define BLOCK 16
+#define BLOCK ((size_t)16)
 
 /* 32 float32 or int32: elements 0, 2, 4, ... and 1, 3, 5, ... */
 typedef struct pair {
@@ -31,6 +36,12 @@ INLINE void store512(void *p, __m512i x) {
 
 INLINE void store256(void *p, __m256i x) {
   _mm256_storeu_si256((__m256i *)p, x);
+}
+
+/* Fetches the 32 elements `ahead` bytes on, so that a block is there when its turn comes. Harmless beyond the end. */
+INLINE void fetch_ahead(mlxq_dtype dtype, const uint8_t *p, size_t ahead) {
+  _mm_prefetch((const char *)p + ahead, _MM_HINT_T0);
+  if (dtype == MLXQ_F32) _mm_prefetch((const char *)p + ahead + 64, _MM_HINT_T0);
 }
 
 /* ---- Floats ---------------------------------------------------------------------------------------------------- */
@@ -211,9 +222,9 @@ INLINE __m512i unpack32(unsigned bits, const uint8_t *packed) {
   int32_t dword_from[16]; /* the dwords that eight codes begin in, to their 128-bit lane; then the two bytes of each */
   int8_t byte_from[64];
   int16_t shift[32];
-  for (unsigned i = 0; i < 16; i++) dword_from[i] = (int32_t)(i / 4 * bits / 4 + i % 4);
-  for (unsigned i = 0; i < 32; i++) {
-    unsigned at = i / 8 * bits % 4 * 8 + i % 8 * bits;
+  for (size_t i = 0; i < 16; i++) dword_from[i] = (int32_t)(i / 4 * bits / 4 + i % 4);
+  for (size_t i = 0; i < 32; i++) {
+    size_t at = i / 8 * bits % 4 * 8 + i % 8 * bits;
     byte_from[2 * i] = (int8_t)(at / 8);
     byte_from[2 * i + 1] = (int8_t)(at / 8 + 1);
     shift[i] = (int16_t)(at % 8);

@@ -294,18 +294,6 @@ INLINE void dequantize_any(micro_format format, mlxq_dequantize_fn ref, const ml
   }
 }
 
-#define MICRO(name, format)                                                                                       \
-  size_t mlxq_quantize_##name##_avx2(const mlxq_kernel_args *args, const void *dense, void *packed, void *scales, \
-                                     void *biases) {                                                              \
-    (void)biases;                                                                                                 \
-    return quantize_any(format, mlxq_quantize_##name##_ref, args, dense, packed, scales);                         \
-  }                                                                                                               \
-  void mlxq_dequantize_##name##_avx2(const mlxq_kernel_args *args, const void *packed, const void *scales,        \
-                                     const void *biases, void *dense) {                                           \
-    (void)biases;                                                                                                 \
-    dequantize_any(format, mlxq_dequantize_##name##_ref, args, packed, scales, dense);                            \
-  }
-
-MICRO(mxfp4, MXFP4)
-MICRO(mxfp8, MXFP8)
-MICRO(nvfp4, NVFP4)
+#define QUANTIZE(name, format)   quantize_any(format, mlxq_quantize_##name##_ref, args, dense, packed, scales)
+#define DEQUANTIZE(name, format) dequantize_any(format, mlxq_dequantize_##name##_ref, args, packed, scales, dense)
+MLXQ_DEFINE_MICRO(avx2, QUANTIZE, DEQUANTIZE)

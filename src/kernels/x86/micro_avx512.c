@@ -194,6 +194,7 @@ INLINE void encode_block(micro_format format, bool gpu, mlxq_dtype dtype, const 
   for (size_t i = 0; i < BLOCK * format.group_size; i += 32) {
     const uint8_t *from = dense + i * dtype_bytes(dtype);
     const size_t group = i / format.group_size;
+    fetch_ahead(dtype, from, 2 * BLOCK * format.group_size * dtype_bytes(dtype));
     if (format.bits == 8) {
       store256(packed + i, _mm512_cvtepi16_epi8(encode_e4m3_words(gpu, dtype, from, factor, group)));
     } else {
@@ -358,18 +359,6 @@ INLINE void dequantize_any(micro_format format, mlxq_dequantize_fn rest, const m
   }
 }
 
-#define MICRO(name, format)                                                                                         \
-  size_t mlxq_quantize_##name##_avx512(const mlxq_kernel_args *args, const void *dense, void *packed, void *scales, \
-                                       void *biases) {                                                              \
-    (void)biases;                                                                                                   \
-    return quantize_any(format, mlxq_quantize_##name##_avx2, args, dense, packed, scales);                          \
-  }                                                                                                                 \
-  void mlxq_dequantize_##name##_avx512(const mlxq_kernel_args *args, const void *packed, const void *scales,        \
-                                       const void *biases, void *dense) {                                           \
-    (void)biases;                                                                                                   \
-    dequantize_any(format, mlxq_dequantize_##name##_avx2, args, packed, scales, dense);                             \
-  }
-
-MICRO(mxfp4, MXFP4)
-MICRO(mxfp8, MXFP8)
-MICRO(nvfp4, NVFP4)
+#define QUANTIZE(name, format)   quantize_any(format, mlxq_quantize_##name##_avx2, args, dense, packed, scales)
+#define DEQUANTIZE(name, format) dequantize_any(format, mlxq_dequantize_##name##_avx2, args, packed, scales, dense)
+MLXQ_DEFINE_MICRO(avx512, QUANTIZE, DEQUANTIZE)
