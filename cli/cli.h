@@ -14,7 +14,10 @@ typedef struct arguments {
   mlxq_dtype dtype;               /* `quantize.common.dtype` points here once --dtype is given */
   const char **skips;
   mlxq_override *overrides;
-  bool has_scheme; /* --mode, --bits or --group-size was given */
+  bool has_scheme;  /* --mode, --bits or --group-size was given */
+  const char *from; /* import */
+  int32_t requantize_bits;
+  bool exact;
   bool json, quiet, help;
 } arguments;
 
@@ -47,9 +50,10 @@ bool wants_json(int argc, char **argv);
 void watch_start(mlxq_convert_options *options, bool quiet);
 void watch_stop(void);
 
-/* cmd_quantize.c, cmd_dequantize.c, cmd_inspect.c */
+/* cmd_quantize.c, cmd_dequantize.c, cmd_import.c, cmd_inspect.c */
 mlxq_status quantize(mlxq_report **report, const arguments *parsed, mlxq_error *error);
 mlxq_status dequantize(mlxq_report **report, const arguments *parsed, mlxq_error *error);
+mlxq_status import(mlxq_report **report, const arguments *parsed, mlxq_error *error);
 mlxq_status inspect(mlxq_report **report, const arguments *parsed, mlxq_error *error);
 void print_inspection(const arguments *parsed, const mlxq_report *report);
 

@@ -19,13 +19,18 @@ static const command COMMANDS[] = {
      "--dtype\n"
      "the scale-only modes (mxfp4, mxfp8, nvfp4) give bfloat16, as mlx-lm does.\n",
      dequantize, print_conversion},
+    {"import", "SRC DST", "turn an AWQ or GPTQ checkpoint into an MLX one, code for code", "FtpRxTzdfPqjch",
+     "Codes and scales are kept as they are; a bias is -(zero point * scale), rounded to the dtype of the scales, and\n"
+     "exact for symmetric checkpoints. Tensors that are not packed keep their bytes unless --dtype is given.\n"
+     "AWQ: gemm, gemv and gemv_fast. GPTQ: 2, 3, 4 and 8 bits, v1 and v2.\n",
+     import, print_conversion},
     {"inspect", "SRC", "show what is in a checkpoint: tensors, schemes, bits per weight, size", "qjh", "", inspect,
      print_inspection},
 };
 enum { COMMAND_COUNT = sizeof COMMANDS / sizeof *COMMANDS };
 
 static void print_help(FILE *stream) {
-  fputs("mlxq: quantize, dequantize and inspect language-model checkpoints in MLX's formats\n\n", stream);
+  fputs("mlxq: quantize, dequantize, import and inspect language-model checkpoints in MLX's formats\n\n", stream);
   for (size_t i = 0; i < COMMAND_COUNT; i++) {
     fprintf(stream, "  mlxq %-10s %-8s  %s\n", COMMANDS[i].name, COMMANDS[i].places, COMMANDS[i].summary);
   }

@@ -21,6 +21,10 @@ static const option_row OPTIONS[] = {
     {'r', "recipe", "NAME", "mixed_2_6, mixed_3_4, mixed_3_6 or mixed_4_6: more bits for the layers that matter most"},
     {'k', "skip", "GLOB", "keep matching layers dense; repeatable"},
     {'o', "override", "GLOB=SCHEME", "matching layers' own scheme, as bits:6,group_size:32,mode:affine; repeatable"},
+    {'F', "from", "FORMAT", "awq or gptq (default: as config.json says, or the tensors)"},
+    {'R', "requantize", "BITS",
+     "dequantize and quantize anew, with a loss, the layers that MLX cannot hold as they are"},
+    {'x', "exact", NULL, "one bit more a code where a bias would otherwise be rounded"},
     {'K', "stats", NULL, "measure the relative RMS error per layer kind"},
     {'a', "allow-nonfinite", NULL, "quantize groups that hold NaN or infinity to NaN instead of failing"},
     {'T', "threads", "N", "worker threads (default: one for each core)"},
@@ -174,6 +178,16 @@ static const char *apply(arguments *parsed, char letter, char *value, mlxq_statu
       return NULL;
     case 'o':
       return parse_override(value, &parsed->overrides[options->override_count++]);
+    case 'F':
+      parsed->from = value;
+      return NULL;
+    case 'R':
+      if (!parse_number(value, &number) || number == 0) return "is not a positive number";
+      parsed->requantize_bits = (int32_t)number;
+      return NULL;
+    case 'x':
+      parsed->exact = true;
+      return NULL;
     case 'K':
       options->stats = true;
       return NULL;

@@ -97,6 +97,15 @@ typedef struct mlxq_dequantize_options {
   const mlxq_scheme *scheme; /* of a single file, which has no config.json; must be NULL for a folder */
 } mlxq_dequantize_options;
 
+/* Start from MLXQ_IMPORT_OPTIONS_INIT. */
+typedef struct mlxq_import_options {
+  uint32_t version;            /* MLXQ_CONVERT_OPTIONS_VERSION */
+  mlxq_convert_options common; /* without `dtype` nothing is cast */
+  const char *from;            /* "awq" or "gptq"; NULL: as the source says */
+  int32_t requantize_bits;     /* dequantize and quantize anew what MLX cannot hold exactly; 0: that is an error */
+  bool exact;                  /* give layers whose biases would be rounded one bit more a code */
+} mlxq_import_options;
+
 #define MLXQ_CONVERT_OPTIONS_VERSION 1u
 #define MLXQ_COMMON_OPTIONS_INIT_ \
   { 0, 0, MLXQ_PROFILE_CPU, NULL, NULL, false, false, false, false, NULL, NULL, NULL, NULL }
@@ -104,6 +113,9 @@ typedef struct mlxq_dequantize_options {
   { MLXQ_CONVERT_OPTIONS_VERSION, MLXQ_COMMON_OPTIONS_INIT_, {MLXQ_AFFINE, 0, 0}, NULL, NULL, 0, NULL, 0, false }
 #define MLXQ_DEQUANTIZE_OPTIONS_INIT \
   { MLXQ_CONVERT_OPTIONS_VERSION, MLXQ_COMMON_OPTIONS_INIT_, NULL }
+
+#define MLXQ_IMPORT_OPTIONS_INIT \
+  { MLXQ_CONVERT_OPTIONS_VERSION, MLXQ_COMMON_OPTIONS_INIT_, NULL, 0, false }
 
 /* Quantizes (dequantizes) the checkpoint `source` into `destination`, which is a folder where `source` is one and a
  * file where it is one. What is written is what mlx_lm.convert writes. The destination appears whole, by one rename,
@@ -118,5 +130,11 @@ MLXQ_API mlxq_status mlxq_quantize_checkpoint(mlxq_report **report, const char *
                                               const mlxq_quantize_options *options, mlxq_error *error);
 MLXQ_API mlxq_status mlxq_dequantize_checkpoint(mlxq_report **report, const char *source, const char *destination,
                                                 const mlxq_dequantize_options *options, mlxq_error *error);
+
+/* Turns a folder that AutoAWQ, AutoGPTQ or GPTQModel has quantized into MLX's format, with no other loss than the
+ * rounding of biases to the dtype of the scales (docs/formats.md); other tensors keep their bytes. Errors as above,
+ * and those that mlxq_import_awq lists; unsupported where the source is in no format that can be imported. */
+MLXQ_API mlxq_status mlxq_import_checkpoint(mlxq_report **report, const char *source, const char *destination,
+                                            const mlxq_import_options *options, mlxq_error *error);
 
 #endif

@@ -10,6 +10,7 @@
  *   scheme.h      a scheme; the configuration of a whole model, read from and written as JSON
  *   weights.h     an ordered map of named tensors in memory
  *   transform.h   quantize and dequantize one array, or such a map
+ *   import.h      weights that other tools have quantized
  *   checkpoint.h  the same for folders and files on disk, in memory that does not grow with the model; inspect
  *
  * Conventions. Results come first in the argument list, the error last. What a call creates, the caller releases with
@@ -31,6 +32,7 @@
 
 #include <mlxq/checkpoint.h>
 #include <mlxq/dtype.h>
+#include <mlxq/import.h>
 #include <mlxq/scheme.h>
 #include <mlxq/status.h>
 #include <mlxq/transform.h>

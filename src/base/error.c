@@ -135,7 +135,8 @@ mlxq_status mlxq_error_at_key(mlxq_error *error, mlxq_status status, const char 
 }
 
 int mlxq_error_format(const mlxq_error *error, char *line, int line_bytes) {
-  const char *file = error->file, *layer = error->layer, *key = error->key;
+  const char *file = error->file, *layer = error->layer;
+  const char *key = strcmp(error->key, layer) != 0 ? error->key : ""; /* a whole tensor may stand for both */
   return snprintf(line, line_bytes > 0 ? (size_t)line_bytes : 0, "%s%s%s%s%s%s%s", file, *file ? ": " : "", layer,
                   *layer ? ": " : "", key, *key ? ": " : "", error->message);
 }

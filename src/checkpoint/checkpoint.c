@@ -255,6 +255,31 @@ mlxq_status mlxq_checkpoint_foreign(const char **method, bool *guessed, const ml
   return MLXQ_OK;
 }
 
+static mlxq_status check_block_size(const mlxq_checkpoint *checkpoint, mlxq_error *error) {
+  struct json_object *block = NULL, *size = NULL;
+  json_object_object_get_ex(checkpoint->config, "quantization_config", &block);
+  if (!block || !json_object_object_get_ex(block, "weight_block_size", &size)) return MLXQ_OK;
+  bool fits = json_object_is_type(size, json_type_array) && json_object_array_length(size) == 2;
+  for (size_t i = 0; fits && i < 2; i++) fits = json_object_get_int(json_object_array_get_idx(size, i)) == 128;
+  if (fits) return MLXQ_OK;
+  mlxq_fail(error, MLXQ_UNSUPPORTED, NULL, "weight_block_size", "only blocks of 128 x 128 are known");
+  return mlxq_error_at_file(error, MLXQ_UNSUPPORTED, checkpoint->config_path);
+}
+
+mlxq_status mlxq_checkpoint_accept(mlxq_checkpoint *checkpoint, const char *method, mlxq_error *error) {
+  if (strcmp(method, "mxfp4") != 0) return check_block_size(checkpoint, error);
+  const mlxq_scheme scheme = {MLXQ_MXFP4, 4, 32};
+  mlxq_quant_config *config = NULL;
+  struct json_object *block = NULL;
+  mlxq_status status = mlxq_quant_config_new(&config, &scheme, error);
+  if (status == MLXQ_OK) status = mlxq_quant_config_to_object(&block, config, error);
+  mlxq_quant_config_free(config);
+  if (status != MLXQ_OK) return status;
+  if (json_object_object_add(checkpoint->config, "quantization", block) == 0) return MLXQ_OK;
+  json_object_put(block);
+  return mlxq_fail_memory(error);
+}
+
 mlxq_status mlxq_checkpoint_quantization(mlxq_quant_config **config, const mlxq_checkpoint *checkpoint,
                                          mlxq_error *error) {
   struct json_object *block = NULL;
@@ -266,12 +291,32 @@ mlxq_status mlxq_checkpoint_quantization(mlxq_quant_config **config, const mlxq_
   return status == MLXQ_OK ? MLXQ_OK : mlxq_error_at_file(error, status, checkpoint->config_path);
 }
 
+/* Parameters that belong to a module with others inside it; mlx-lm counts those of the innermost modules only. */
+static bool is_uncounted(const char *name) {
+  static const char *const ENDS[] = {".A_log",
+                                     ".D",
+                                     ".dt_bias",
+                                     ".sinks",
+                                     ".attention_sink_bias",
+                                     ".expert_bias",
+                                     ".layer_scalar",
+                                     ".router.scale",
+                                     ".per_expert_scale"};
+  size_t length = 0;
+  for (size_t i = 0; i < sizeof ENDS / sizeof *ENDS; i++) {
+    if (mlxq_name_splits(name, ENDS[i], &length)) return true;
+  }
+  return mlxq_name_splits(name, ".e_score_correction_bias", &length) &&
+         !mlxq_name_splits(name, ".gate.e_score_correction_bias", &length);
+}
+
 uint64_t mlxq_count_parameters(const mlxq_weights *tensors, const mlxq_quant_config *config) {
   uint64_t parameters = 0;
   for (size_t i = 0; i < tensors->count; i++) {
     const mlxq_tensor *tensor = &tensors->entries[i].tensor;
     uint64_t elems = mlxq_tensor_elems(tensor);
     size_t layer_length = 0;
+    if (is_uncounted(tensor->name)) continue;
     if (config && (mlxq_name_splits(tensor->name, ".scales", &layer_length) ||
                    mlxq_name_splits(tensor->name, ".biases", &layer_length))) {
       const mlxq_tensor *weight = mlxq_weights_part(tensors, tensor->name, layer_length, ".weight");

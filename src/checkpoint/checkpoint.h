@@ -36,6 +36,10 @@ mlxq_status mlxq_checkpoint_check(const mlxq_checkpoint *checkpoint, mlxq_error 
 mlxq_status mlxq_checkpoint_foreign(const char **method, bool *guessed, const mlxq_checkpoint *checkpoint,
                                     mlxq_error *error);
 
+/* Makes a source in a format that its own family reads one of MLX's: "mxfp4" becomes a `quantization` block, "fp8" is
+ * only checked: MLXQ_UNSUPPORTED for other blocks than 128 x 128. */
+mlxq_status mlxq_checkpoint_accept(mlxq_checkpoint *checkpoint, const char *method, mlxq_error *error);
+
 /* The configuration in the `quantization` block; `*config` is NULL where there is none. Errors name config.json. */
 mlxq_status mlxq_checkpoint_quantization(mlxq_quant_config **config, const mlxq_checkpoint *checkpoint,
                                          mlxq_error *error);

@@ -10,6 +10,11 @@
   void function(const mlxq_kernel_args *args, const void *packed, const void *scales, const void *biases, void *dense);
 #define MLXQ_CAST(isa, function) \
   void function(mlxq_dtype from, mlxq_dtype to, const void *source, void *result, size_t elems);
+#define MLXQ_TRANSPOSE(isa, function) \
+  void function(size_t elem_bytes, const void *matrix, size_t rows, size_t columns, void *result);
+#define MLXQ_FP8(isa, function) \
+  void function(const mlxq_block_args *args, const uint8_t *codes, const float *scales, void *dense);
+#define MLXQ_REPACK_AWQ(isa, function) void function(const uint32_t *stored, size_t rows, size_t words, void *packed);
 #include "kernels/kernels.def"
 
 /* Defines an ISA's kernels of affine, one a number of bits, and of the formats with a scale of one byte. `quantize` and

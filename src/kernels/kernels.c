@@ -65,6 +65,12 @@ static void fill_one(mlxq_kernel_table *table, mlxq_isa level) {
   if (MLXQ_ISA_##isa == level) table->dequantize[MLXQ_FORMAT_##format] = function;
 #define MLXQ_CAST(isa, function) \
   if (MLXQ_ISA_##isa == level) table->cast = function;
+#define MLXQ_TRANSPOSE(isa, function) \
+  if (MLXQ_ISA_##isa == level) table->transpose = function;
+#define MLXQ_FP8(isa, function) \
+  if (MLXQ_ISA_##isa == level) table->fp8 = function;
+#define MLXQ_REPACK_AWQ(isa, function) \
+  if (MLXQ_ISA_##isa == level) table->repack_awq = function;
 #include "kernels/kernels.def"
 }
 

@@ -52,10 +52,32 @@ typedef void (*mlxq_dequantize_fn)(const mlxq_kernel_args *args, const void *pac
  * way of float32. A NaN stays a NaN. Buffers do not overlap. */
 typedef void (*mlxq_cast_fn)(mlxq_dtype from, mlxq_dtype to, const void *source, void *result, size_t elems);
 
+/* Transposes a matrix of `rows` x `columns` elements of 1, 2 or 4 bytes. Buffers do not overlap. */
+typedef void (*mlxq_transpose_fn)(size_t elem_bytes, const void *matrix, size_t rows, size_t columns, void *result);
+
+/* A part of a matrix in F8_E4M3 whose blocks have a scale each. */
+typedef struct mlxq_block_args {
+  size_t rows, columns;             /* of the part */
+  uint64_t first_row, first_column; /* of the part, in the matrix */
+  size_t block_rows, block_columns;
+  size_t scale_columns; /* scales in a row of blocks */
+} mlxq_block_args;
+
+/* BF16(value * scale) for each element, the product in float32 (docs/formats.md). `scales` are those of the whole
+ * matrix. */
+typedef void (*mlxq_fp8_fn)(const mlxq_block_args *args, const uint8_t *codes, const float *scales, void *dense);
+
+/* Repacks AutoAWQ GEMM codes: `rows` (inputs, a multiple of 8) x `words` words of 8 outputs each become MLX's packed
+ * rows, 8 * words of them with rows / 8 words each (docs/formats.md). */
+typedef void (*mlxq_repack_awq_fn)(const uint32_t *stored, size_t rows, size_t words, void *packed);
+
 typedef struct mlxq_kernel_table {
   mlxq_quantize_fn quantize[MLXQ_FORMAT_COUNT];
   mlxq_dequantize_fn dequantize[MLXQ_FORMAT_COUNT];
   mlxq_cast_fn cast;
+  mlxq_transpose_fn transpose;
+  mlxq_fp8_fn fp8;
+  mlxq_repack_awq_fn repack_awq;
 } mlxq_kernel_table;
 
 /* Instruction sets, lowest first. A level is usable where the processor and the operating system both say so. */

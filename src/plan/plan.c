@@ -11,20 +11,54 @@
  * for the caches and for the memory promise of 8 MiB a thread. */
 enum { TILE_BYTES = 2 << 20 };
 
-static mlxq_status new_plan(mlxq_plan **result, const mlxq_plan_request *request, mlxq_error *error) {
+/* The same for tiles that read columns, a few bytes of each row at a time: the wider the better. */
+enum { COLUMN_TILE_BYTES = 24 << 20 };
+
+/* The longest row that a tile may have to hold whole. */
+enum { MAX_ROW_BYTES = 8 << 20 };
+
+mlxq_status mlxq_plan_new(mlxq_plan **result, const mlxq_plan_request *request, mlxq_error *error) {
   mlxq_plan *plan = mlxq_calloc(1, sizeof *plan);
   *result = NULL;
   if (!plan) return mlxq_fail_memory(error);
-  plan->source = request->source;
+  plan->stored = request->model ? request->model->stored : request->source;
   plan->profile = request->profile;
   plan->allow_nonfinite = request->allow_nonfinite;
   plan->for_mlx = request->for_mlx;
   mlxq_status status = mlxq_weights_new(&plan->outputs, error);
+  uint32_t none = 0;
+  if (status == MLXQ_OK) status = mlxq_plan_slice(plan, &none, &(mlxq_slice){.unit_stride = 1, .rows = 1}, error);
+  if (status == MLXQ_OK) status = mlxq_plan_preparation(plan, &none, &(mlxq_preparation){.row_elems = 0}, error);
   if (status != MLXQ_OK) {
     mlxq_plan_free(plan);
     return status;
   }
   *result = plan;
+  return MLXQ_OK;
+}
+
+mlxq_status mlxq_plan_slice(mlxq_plan *plan, uint32_t *index, const mlxq_slice *slice, mlxq_error *error) {
+  void *slices = plan->slices;
+  if (plan->slice_count >= UINT32_MAX ||
+      !mlxq_grow(&slices, plan->slice_count, &plan->slice_capacity, sizeof *plan->slices)) {
+    return mlxq_fail_memory(error);
+  }
+  plan->slices = slices;
+  plan->slices[plan->slice_count] = *slice;
+  *index = (uint32_t)plan->slice_count++;
+  return MLXQ_OK;
+}
+
+mlxq_status mlxq_plan_preparation(mlxq_plan *plan, uint32_t *index, const mlxq_preparation *preparation,
+                                  mlxq_error *error) {
+  void *preparations = plan->preparations;
+  if (plan->preparation_count >= UINT32_MAX ||
+      !mlxq_grow(&preparations, plan->preparation_count, &plan->preparation_capacity, sizeof *plan->preparations)) {
+    return mlxq_fail_memory(error);
+  }
+  plan->preparations = preparations;
+  plan->preparations[plan->preparation_count] = *preparation;
+  *index = (uint32_t)plan->preparation_count++;
   return MLXQ_OK;
 }
 
@@ -34,12 +68,35 @@ void mlxq_plan_free(mlxq_plan *plan) {
   free(plan->files);
   free(plan->file_order);
   free(plan->jobs);
+  free(plan->slices);
+  free(plan->preparations);
+  free(plan->foreign);
   mlxq_weights_free(plan->outputs);
   free(plan);
 }
 
-mlxq_dtype mlxq_plan_cast_dtype(const mlxq_plan_request *request, mlxq_dtype dtype) {
-  return request->cast && mlxq_dtype_is_floating(dtype) ? request->cast_to : dtype;
+mlxq_status mlxq_plan_read(const mlxq_plan_request *request, size_t index, uint64_t offset, void *buffer, size_t bytes,
+                           mlxq_error *error) {
+  const mlxq_tensor_entry *entry = &request->source->entries[index];
+  if (!request->files) {
+    if (bytes > 0) memcpy(buffer, (const char *)entry->tensor.data + offset, bytes);
+    return MLXQ_OK;
+  }
+  const mlxq_source_file *file = &request->files[entry->file];
+  mlxq_file_identity now;
+  int fd;
+  mlxq_status status = mlxq_file_open(&fd, &now, file->path, error);
+  if (status != MLXQ_OK) return status;
+  status = mlxq_file_check(fd, &file->identity, file->path, error);
+  if (status == MLXQ_OK) status = mlxq_file_read_at(fd, buffer, bytes, entry->offset + offset, file->path, error);
+  mlxq_file_close(fd);
+  return status;
+}
+
+mlxq_dtype mlxq_plan_cast_dtype(const mlxq_plan_request *request, const mlxq_tensor *tensor) {
+  bool casts = request->cast && mlxq_dtype_is_floating(tensor->dtype);
+  if (casts && request->keeps_dtype) casts = !request->keeps_dtype(request->keeps_dtype_user, tensor->name);
+  return casts ? request->cast_to : tensor->dtype;
 }
 
 mlxq_operand mlxq_plan_operand(size_t tensor, uint64_t elems, mlxq_dtype dtype, mlxq_dtype to) {
@@ -83,23 +140,186 @@ mlxq_status mlxq_plan_output(mlxq_plan *plan, const char *layer, size_t layer_le
   return status;
 }
 
+bool mlxq_slice_is_shared(const mlxq_slice *slice) {
+  return slice->unit_stride == 0;
+}
+
+bool mlxq_slice_is_dense(uint64_t run_bytes, uint64_t stride) {
+  enum { SHORT = 4096 };
+  return run_bytes < SHORT && stride <= 2 * run_bytes;
+}
+
+uint64_t mlxq_operand_cast_bytes(const mlxq_operand *operand) {
+  return (uint64_t)operand->cast_elems * mlxq_dtype_bits(operand->cast_to) / 8;
+}
+
+/* Bytes that one more unit adds to a tile's buffers. */
+static uint64_t unit_buffer_bytes(const mlxq_plan *plan, const mlxq_job *job, bool *columns) {
+  const mlxq_preparation *preparation = &plan->preparations[job->preparation];
+  uint64_t bytes = 0;
+  for (uint32_t i = 0; i < job->input_count; i++) {
+    const mlxq_operand *input = &job->inputs[i];
+    const mlxq_slice *slice = &plan->slices[input->slice];
+    *columns = *columns || slice->rows > 1;
+    if (mlxq_slice_is_shared(slice)) continue;
+    uint64_t stride = slice->rows > 1 ? slice->row_stride : slice->unit_stride;
+    bool dense = input->slice != 0 && mlxq_slice_is_dense(input->unit_bytes, stride);
+    bytes += (dense ? 2 : 1) * slice->rows * input->unit_bytes + mlxq_operand_cast_bytes(input);
+  }
+  if (job->preparation != 0) {
+    bytes +=
+        (preparation->fp8 + preparation->transpose) * preparation->row_elems * mlxq_dtype_bits(preparation->dtype) / 8;
+  }
+  if (job->action == MLXQ_ACTION_IMPORT) bytes += mlxq_foreign_scratch_bytes(&plan->foreign[job->foreign]);
+  for (uint32_t i = 0; i < job->output_count; i++) bytes += job->outputs[i].unit_bytes;
+  return bytes;
+}
+
 mlxq_status mlxq_plan_add_job(mlxq_plan *plan, const mlxq_job *job, mlxq_error *error) {
   void *jobs = plan->jobs;
   if (!mlxq_grow(&jobs, plan->job_count, &plan->job_capacity, sizeof *plan->jobs)) return mlxq_fail_memory(error);
   plan->jobs = jobs;
+  bool columns = false;
+  uint64_t unit_bytes = unit_buffer_bytes(plan, job, &columns);
+  uint64_t tile_bytes = columns ? COLUMN_TILE_BYTES : TILE_BYTES;
   mlxq_job *added = &plan->jobs[plan->job_count++];
   *added = *job;
-  uint64_t unit_bytes = 0;
-  for (uint32_t i = 0; i < job->input_count; i++) {
-    const mlxq_operand *input = &job->inputs[i];
-    unit_bytes += input->unit_bytes + input->cast_elems * mlxq_dtype_bits(input->cast_to) / 8;
-  }
-  for (uint32_t i = 0; i < job->output_count; i++) unit_bytes += job->outputs[i].unit_bytes;
-  added->units_per_tile = unit_bytes < TILE_BYTES ? TILE_BYTES / unit_bytes : 1;
+  if (added->unit_groups == 0) added->unit_groups = 1;
+  if (unit_bytes == 0) added->units = 0; /* of empty tensors there is nothing to make */
+  added->units_per_tile = unit_bytes > 0 && unit_bytes < tile_bytes ? tile_bytes / unit_bytes : 1;
   added->first_tile = plan->tile_count;
-  plan->tile_count += job->units / added->units_per_tile + (job->units % added->units_per_tile != 0);
+  plan->tile_count += added->units / added->units_per_tile + (added->units % added->units_per_tile != 0);
   return MLXQ_OK;
 }
+
+/* ---- Pieces ---------------------------------------------------------------------------------------------------- */
+
+/* One piece of a model tensor, and what its job needs to know of both. */
+typedef struct piece_view {
+  const mlxq_piece *piece;
+  const mlxq_tensor *stored;
+  bool fp8;
+  uint64_t row_elems, unit_elems; /* of the model tensor */
+  uint64_t elem_bytes;            /* stored, of an element of the model tensor */
+  uint64_t first, stride;         /* of the piece, in bytes */
+  mlxq_dtype dtype;               /* of the elements once FP8 is out of the way */
+} piece_view;
+
+static piece_view view_piece(const mlxq_plan *plan, const mlxq_piece *piece, const mlxq_tensor *tensor,
+                             uint64_t unit_elems) {
+  const mlxq_tensor *stored = &plan->stored->entries[piece->stored].tensor;
+  uint64_t stored_bytes = mlxq_dtype_bits(stored->dtype) / 8;
+  piece_view view = {.piece = piece,
+                     .stored = stored,
+                     .fp8 = piece->block_scales != MLXQ_NO_TENSOR,
+                     .row_elems = tensor->rank > 0 ? tensor->shape[tensor->rank - 1] : 1,
+                     .unit_elems = unit_elems,
+                     .elem_bytes = stored_bytes,
+                     .first = piece->first * stored_bytes,
+                     .stride = piece->stride * stored_bytes,
+                     .dtype = stored->dtype};
+  if (view.fp8) {
+    view.dtype = MLXQ_BF16;
+  } else if (!mlxq_dtype_is_floating(stored->dtype)) { /* bytes may be seen as words */
+    view.dtype = tensor->dtype;
+    view.elem_bytes = mlxq_dtype_bits(tensor->dtype) / 8;
+  }
+  return view;
+}
+
+static mlxq_status add_preparation(mlxq_plan *plan, mlxq_job *job, const piece_view *view, mlxq_error *error) {
+  const mlxq_piece *piece = view->piece;
+  mlxq_preparation preparation = {.fp8 = view->fp8,
+                                  .transpose = piece->transposed,
+                                  .add_one = piece->add_one,
+                                  .dtype = view->dtype,
+                                  .row_elems = view->row_elems};
+  if (view->fp8) {
+    const mlxq_tensor *scales = &plan->stored->entries[piece->block_scales].tensor;
+    uint32_t shared = 0;
+    mlxq_status status = mlxq_plan_slice(plan, &shared, &(mlxq_slice){.rows = 1}, error);
+    if (status != MLXQ_OK) return status;
+    preparation.first_row = piece->first / view->stored->shape[1];
+    preparation.first_column = piece->first % view->stored->shape[1];
+    preparation.scale_columns = (uint32_t)scales->shape[1];
+    preparation.block_rows = preparation.block_columns = MLXQ_FP8_BLOCK;
+    job->input_count = 2;
+    job->inputs[1] = mlxq_plan_operand(piece->block_scales, mlxq_tensor_elems(scales), scales->dtype, MLXQ_F32);
+    job->inputs[1].slice = shared;
+  }
+  return mlxq_plan_preparation(plan, &job->preparation, &preparation, error);
+}
+
+/* Makes the job's units rows of the model tensor, and describes how they are read. */
+static mlxq_status read_by_rows(mlxq_plan *plan, mlxq_job *job, const piece_view *view, mlxq_error *error) {
+  const mlxq_piece *piece = view->piece;
+  uint64_t row_units = view->row_elems / view->unit_elems, row_bytes = view->row_elems * view->elem_bytes;
+  mlxq_operand *input = &job->inputs[0];
+  mlxq_slice slice = {.offset = view->first, .unit_stride = view->stride, .rows = 1};
+  if (view->row_elems > MAX_ROW_BYTES / sizeof(float)) {
+    return mlxq_fail(error, MLXQ_UNSUPPORTED, NULL, view->stored->name,
+                     "rows of %llu elements are too long to rearrange", (unsigned long long)view->row_elems);
+  }
+  if (piece->transposed) slice = (mlxq_slice){view->first, view->elem_bytes, view->row_elems, view->stride};
+  input->unit_bytes = (uint32_t)(piece->transposed ? view->elem_bytes : row_bytes);
+  input->cast_elems = input->cast_from == input->cast_to ? 0 : (uint32_t)view->row_elems;
+  job->units = piece->rows;
+  job->unit_groups = (uint32_t)row_units;
+  for (uint32_t i = 0; i < job->output_count; i++) job->outputs[i].unit_bytes *= (uint32_t)row_units;
+  mlxq_status status = mlxq_plan_slice(plan, &input->slice, &slice, error);
+  bool prepared = view->fp8 || piece->transposed || piece->add_one;
+  return status == MLXQ_OK && prepared ? add_preparation(plan, job, view, error) : status;
+}
+
+/* Adds the job for one piece, the rows from `row` on of the model tensor. */
+static mlxq_status add_piece(mlxq_plan *plan, const mlxq_job *like, const piece_view *view, uint64_t row,
+                             mlxq_error *error) {
+  const mlxq_piece *piece = view->piece;
+  uint64_t row_units = view->row_elems / view->unit_elems;
+  bool by_rows = piece->transposed || piece->add_one || view->fp8 ||
+                 (view->stride != view->row_elems * view->elem_bytes && piece->rows > 1);
+  mlxq_dtype to = (mlxq_dtype)like->inputs[0].cast_to;
+  mlxq_job job = *like;
+  mlxq_status status = MLXQ_OK;
+  job.inputs[0] = mlxq_plan_operand(piece->stored, view->unit_elems, view->dtype, to);
+  job.units = piece->rows * row_units;
+  for (uint32_t i = 0; status == MLXQ_OK && row > 0 && i < job.output_count; i++) {
+    uint64_t unit_bytes = job.outputs[i].unit_bytes;
+    mlxq_slice slice = {row * row_units * unit_bytes, unit_bytes, 1, 0};
+    status = mlxq_plan_slice(plan, &job.outputs[i].slice, &slice, error);
+  }
+  if (status != MLXQ_OK) return status;
+  if (by_rows) {
+    status = read_by_rows(plan, &job, view, error);
+  } else if (view->first > 0) {
+    mlxq_slice slice = {view->first, job.inputs[0].unit_bytes, 1, 0};
+    status = mlxq_plan_slice(plan, &job.inputs[0].slice, &slice, error);
+  }
+  return status == MLXQ_OK ? mlxq_plan_add_job(plan, &job, error) : status;
+}
+
+mlxq_status mlxq_plan_add_pieces(mlxq_plan *plan, const mlxq_plan_request *request, size_t index, const mlxq_job *job,
+                                 uint64_t unit_elems, mlxq_error *error) {
+  const mlxq_tensor *tensor = &request->source->entries[index].tensor;
+  uint64_t row = 0;
+  size_t count = 1;
+  mlxq_piece whole;
+  const mlxq_piece *pieces = &whole;
+  if (request->model) {
+    pieces = mlxq_model_pieces(request->model, index, &count);
+  } else {
+    whole = mlxq_whole_piece(index, tensor->rank, tensor->shape);
+  }
+  for (size_t i = 0; i < count; i++) {
+    piece_view view = view_piece(plan, &pieces[i], tensor, unit_elems);
+    mlxq_status status = add_piece(plan, job, &view, row, error);
+    if (status != MLXQ_OK) return status;
+    row += pieces[i].rows;
+  }
+  return MLXQ_OK;
+}
+
+/* ---- Copies ---------------------------------------------------------------------------------------------------- */
 
 /* What MLX cannot load is refused by name, and what it reads as plain bytes is written so (docs/formats.md). */
 static mlxq_status check_loadable(const mlxq_tensor *tensor, mlxq_dtype *dtype, mlxq_error *error) {
@@ -124,17 +344,21 @@ static mlxq_status check_loadable(const mlxq_tensor *tensor, mlxq_dtype *dtype, 
 }
 
 mlxq_status mlxq_plan_copy(mlxq_plan *plan, const mlxq_plan_request *request, size_t index, mlxq_error *error) {
-  const mlxq_tensor *tensor = &plan->source->entries[index].tensor;
-  mlxq_dtype from = tensor->dtype, to = mlxq_plan_cast_dtype(request, from);
-  bool cast = from != to;
+  const mlxq_tensor *tensor = &request->source->entries[index].tensor;
+  mlxq_dtype from = tensor->dtype, to = mlxq_plan_cast_dtype(request, tensor);
   size_t output = 0;
+  mlxq_job job = {.action = MLXQ_ACTION_COPY, .input_count = 1, .output_count = 1, .dtype = to};
   mlxq_status status = request->for_mlx ? check_loadable(tensor, &to, error) : MLXQ_OK;
   if (status != MLXQ_OK) return status;
   status =
       mlxq_plan_output(plan, tensor->name, strlen(tensor->name), "", to, tensor->rank, tensor->shape, &output, error);
   if (status != MLXQ_OK) return status;
-  mlxq_job job = {.action = MLXQ_ACTION_COPY, .input_count = 1, .output_count = 1, .dtype = to};
-  if (cast) {
+  if (request->model) {
+    job.inputs[0] = mlxq_plan_operand(index, 1, from, job.dtype);
+    job.outputs[0] = mlxq_plan_operand(output, 1, to, to);
+    return mlxq_plan_add_pieces(plan, request, index, &job, 1, error);
+  }
+  if (from != job.dtype) {
     job.inputs[0] = mlxq_plan_operand(index, 1, from, to);
     job.outputs[0] = mlxq_plan_operand(output, 1, to, to);
     job.units = mlxq_tensor_elems(tensor);
@@ -174,7 +398,7 @@ mlxq_status mlxq_plan_walk(mlxq_plan **result, const mlxq_plan_request *request,
   mlxq_plan *plan = NULL;
   mlxq_text path = {0};
   const mlxq_weights *source = request->source;
-  mlxq_status status = new_plan(&plan, request, error);
+  mlxq_status status = mlxq_plan_new(&plan, request, error);
   for (size_t i = 0; status == MLXQ_OK && i < source->count; i++) {
     const char *name = source->entries[i].tensor.name;
     size_t length = 0;

@@ -19,7 +19,7 @@ static mlxq_status choose_scheme(const mlxq_scheme **scheme, const mlxq_layer *l
   if (found->group_size == 0 || weight->shape[weight->rank - 1] % (uint64_t)found->group_size != 0) return MLXQ_OK;
   mlxq_status status = mlxq_check_layer_scheme(layer, found, error);
   if (status != MLXQ_OK) return status;
-  mlxq_dtype dtype = mlxq_plan_cast_dtype(request, weight->dtype);
+  mlxq_dtype dtype = mlxq_plan_cast_dtype(request, weight);
   if (!mlxq_dtype_is_floating(dtype) && request->for_mlx) {
     if (request->warn) {
       char *message = mlxq_asprintf("%s.weight is %s and stays as it is: only floating weights can be quantized",
@@ -44,7 +44,7 @@ static mlxq_status add_quantize_job(mlxq_plan *plan, const mlxq_plan_request *re
   uint64_t shape[MLXQ_MAX_RANK];
   uint64_t group = (uint64_t)scheme->group_size, bits = (uint64_t)scheme->bits;
   uint64_t last = weight->shape[weight->rank - 1];
-  mlxq_dtype dtype = mlxq_plan_cast_dtype(request, weight->dtype);
+  mlxq_dtype dtype = mlxq_plan_cast_dtype(request, weight);
   mlxq_dtype scale_dtype = mlxq_mode_has_biases(scheme->mode) ? dtype : MLXQ_U8;
   mlxq_job job = {
       .action = MLXQ_ACTION_QUANTIZE,
@@ -53,7 +53,6 @@ static mlxq_status add_quantize_job(mlxq_plan *plan, const mlxq_plan_request *re
       .inputs = {mlxq_plan_operand(index, group, weight->dtype, dtype)},
       .scheme = *scheme,
       .dtype = dtype,
-      .units = mlxq_tensor_elems(weight) / group,
   };
   static const char *const PARTS[] = {".weight", ".scales", ".biases"};
   memcpy(shape, weight->shape, weight->rank * sizeof *shape);
@@ -67,7 +66,7 @@ static mlxq_status add_quantize_job(mlxq_plan *plan, const mlxq_plan_request *re
     uint64_t elems = i == 0 ? group * bits / 32 : 1;
     job.outputs[i] = mlxq_plan_operand(output, elems, part_dtype, part_dtype);
   }
-  return mlxq_plan_add_job(plan, &job, error);
+  return mlxq_plan_add_pieces(plan, request, index, &job, group, error);
 }
 
 static mlxq_status plan_layer(mlxq_plan *plan, const mlxq_plan_request *request, size_t index, const mlxq_layer *layer,

@@ -4,6 +4,7 @@
 #include "checkpoint/config_out.h"
 #include "checkpoint/report.h"
 #include "plan/family.h"
+#include "plan/import.h"
 #include "plan/select.h"
 #include "run/publish.h"
 #include "run/run.h"
@@ -23,6 +24,10 @@ typedef struct conversion {
   mlxq_checkpoint *checkpoint;
   uint64_t source_bytes;
   mlxq_quant_config *existing; /* of the source; NULL: not quantized */
+  const mlxq_family *family;   /* NULL: a single file */
+  const char *foreign;         /* the source's format where it is not MLX's, else NULL */
+  bool foreign_guessed;        /* ... by the tensors alone */
+  mlxq_model *model;           /* the tensors as the family has them; NULL: as they are stored */
   mlxq_selection selection;    /* quantize */
   mlxq_quant_config *result;   /* of the result; NULL: not quantized */
   mlxq_plan *plan;
@@ -91,19 +96,23 @@ static mlxq_status open_source(conversion *work, const char *source, mlxq_error 
   mlxq_status status = mlxq_checkpoint_open(&work->checkpoint, source, error);
   if (status != MLXQ_OK) return status;
   work->source_bytes = mlxq_total_bytes(work->checkpoint->tensors);
-  bool guessed = false;
-  const char *foreign = NULL;
-  status = mlxq_checkpoint_foreign(&foreign, &guessed, work->checkpoint, error);
+  status = mlxq_checkpoint_foreign(&work->foreign, &work->foreign_guessed, work->checkpoint, error);
   if (status != MLXQ_OK) return status;
-  if (foreign && guessed && work->options->force) {
-    warn_format(work, "the tensors look like another format, '%s'; going on because of --force", foreign);
-  } else if (foreign) {
-    mlxq_fail(error, MLXQ_UNSUPPORTED, NULL, guessed ? NULL : "quant_method",
-              "the source is quantized in another format, '%s'%s", foreign,
-              guessed ? ", by the names and types of its tensors" : "");
-    return mlxq_error_at_file(error, MLXQ_UNSUPPORTED, source);
-  }
   return mlxq_checkpoint_quantization(&work->existing, work->checkpoint, error);
+}
+
+/* What is in another format is imported, not quantized or dequantized. */
+static mlxq_status refuse_foreign(const conversion *work, mlxq_error *error) {
+  if (!work->foreign) return MLXQ_OK;
+  if (work->foreign_guessed && work->options->force) {
+    warn_format(work, "the tensors look like another format, '%s'; going on because of --force", work->foreign);
+    return MLXQ_OK;
+  }
+  mlxq_fail(error, MLXQ_UNSUPPORTED, NULL, work->foreign_guessed ? NULL : "quant_method",
+            "the source is quantized in another format, '%s'%s%s", work->foreign,
+            work->foreign_guessed ? ", by the names and types of its tensors" : "",
+            mlxq_import_planner(work->foreign) ? "; mlxq import reads it" : "");
+  return mlxq_error_at_file(error, MLXQ_UNSUPPORTED, work->checkpoint->path);
 }
 
 /* The string under a key, or NULL. */
@@ -152,6 +161,14 @@ static mlxq_plan_request plan_request(conversion *work) {
                                .warn = forward_warning,
                                .warn_user = work};
   request.cast = find_cast(work, &request.cast_to);
+  if (work->family) {
+    request.keeps_dtype = mlxq_family_keeps_dtype;
+    request.keeps_dtype_user = (void *)(uintptr_t)work->family; /* only read */
+  }
+  if (work->model) {
+    request.model = work->model;
+    request.source = work->model->tensors;
+  }
   return request;
 }
 
@@ -159,27 +176,42 @@ static mlxq_plan_request plan_request(conversion *work) {
 
 /* Models do not load with tensors they do not know, so what mlx-lm drops is dropped; and a family that would come out
  * wrong is refused. */
-static mlxq_status sanitize(conversion *work, const mlxq_family **family, mlxq_error *error) {
+static mlxq_status sanitize(conversion *work, mlxq_error *error) {
   mlxq_checkpoint *checkpoint = work->checkpoint;
-  *family = NULL;
   if (!checkpoint->is_folder) return MLXQ_OK;
-  *family = mlxq_family_of(checkpoint);
+  work->family = mlxq_family_of(checkpoint);
   mlxq_error reason;
-  mlxq_status status = mlxq_family_check(*family, checkpoint, &reason);
+  mlxq_status status = mlxq_family_check(work->family, checkpoint, &reason);
   if (status != MLXQ_OK && !work->options->force) {
     if (error) *error = reason;
     return mlxq_error_at_file(error, status, checkpoint->config_path);
   }
   if (status != MLXQ_OK) {
     warn_format(work, "%s; going on because of --force", reason.message);
-    *family = mlxq_family_unknown();
+    work->family = mlxq_family_unknown();
   }
-  return mlxq_family_sanitize(*family, checkpoint, forward_warning, work, error);
+  status = mlxq_family_edit_config(work->family, checkpoint, error);
+  return status == MLXQ_OK ? mlxq_family_sanitize(work->family, checkpoint, forward_warning, work, error) : status;
 }
 
-static uint64_t jobs_of(const mlxq_plan *plan, mlxq_action action) {
+/* Some families are published in formats that their class in mlx-lm reads: FP8 blocks, and gpt-oss's MXFP4 experts,
+ * which are MLX's own. */
+static mlxq_status accept_native(conversion *work, mlxq_error *error) {
+  const mlxq_family *family = work->checkpoint->is_folder ? mlxq_family_of(work->checkpoint) : NULL;
+  if (!work->foreign || !family || !mlxq_family_reads(family, work->foreign)) return MLXQ_OK;
+  mlxq_status status = mlxq_checkpoint_accept(work->checkpoint, work->foreign, error);
+  if (status == MLXQ_OK) status = mlxq_checkpoint_quantization(&work->existing, work->checkpoint, error);
+  work->foreign = NULL;
+  return status;
+}
+
+/* Layers that an action makes: of the jobs for pieces of one the first starts at its beginning. */
+static uint64_t layers_of(const mlxq_plan *plan, mlxq_action action) {
   uint64_t count = 0;
-  for (size_t i = 0; i < plan->job_count; i++) count += plan->jobs[i].action == action;
+  for (size_t i = 0; i < plan->job_count; i++) {
+    const mlxq_job *job = &plan->jobs[i];
+    count += job->action == action && job->outputs[0].slice == 0;
+  }
   return count;
 }
 
@@ -187,10 +219,10 @@ static uint64_t jobs_of(const mlxq_plan *plan, mlxq_action action) {
 static void warn_of_share(const conversion *work) {
   const mlxq_plan *plan = work->plan;
   struct json_object *model_type = NULL;
-  uint64_t quantized = 0, all = mlxq_total_bytes(plan->source);
+  uint64_t quantized = 0, all = mlxq_total_bytes(plan->stored);
   for (size_t i = 0; i < plan->job_count; i++) {
     const mlxq_job *job = &plan->jobs[i];
-    if (job->action == MLXQ_ACTION_QUANTIZE) quantized += plan->source->entries[job->inputs[0].tensor].tensor.bytes;
+    if (job->action == MLXQ_ACTION_QUANTIZE) quantized += plan->stored->entries[job->inputs[0].tensor].tensor.bytes;
   }
   json_object_object_get_ex(work->checkpoint->config, "model_type", &model_type);
   double share = all > 0 ? 100.0 * (double)quantized / (double)all : 100.0;
@@ -206,17 +238,21 @@ static bool has_vision_tensors(const mlxq_weights *tensors) {
   return false;
 }
 
-static mlxq_status write_config(conversion *work, const mlxq_quant_config *added, const mlxq_family *family,
-                                mlxq_error *error) {
+static mlxq_status write_config(conversion *work, const mlxq_quant_config *added, mlxq_error *error) {
   mlxq_checkpoint *checkpoint = work->checkpoint;
   if (!checkpoint->is_folder) return MLXQ_OK;
-  bool keep_vision = !mlxq_family_is_known(family) && has_vision_tensors(checkpoint->tensors);
+  bool keep_vision = !mlxq_family_is_known(work->family) && has_vision_tensors(checkpoint->tensors);
   return mlxq_config_write(&work->config_text, checkpoint, added, keep_vision, error);
 }
 
 static mlxq_status plan_quantize(conversion *work, const mlxq_quantize_options *options, mlxq_error *error) {
-  const mlxq_family *family = NULL;
-  mlxq_status status = sanitize(work, &family, error);
+  mlxq_status status = accept_native(work, error);
+  if (status == MLXQ_OK) status = refuse_foreign(work, error);
+  if (status == MLXQ_OK) status = sanitize(work, error);
+  const mlxq_family *family = work->family;
+  if (status == MLXQ_OK && family) {
+    status = mlxq_family_arrange(&work->model, family, work->checkpoint, work->checkpoint->tensors, NULL, error);
+  }
   if (status != MLXQ_OK) return status;
   mlxq_plan_request request = plan_request(work);
   status = mlxq_select(&work->selection, request.source, family, work->existing, options, error);
@@ -230,7 +266,7 @@ static mlxq_status plan_quantize(conversion *work, const mlxq_quantize_options *
   request.eligible_user = &work->selection;
   status = mlxq_plan_quantize(&work->plan, &request, error);
   if (status != MLXQ_OK) return status;
-  if (jobs_of(work->plan, MLXQ_ACTION_QUANTIZE) == 0) {
+  if (layers_of(work->plan, MLXQ_ACTION_QUANTIZE) == 0) {
     warn(work, work->existing ? "nothing was quantized: the source is quantized already, and no dense layer qualifies"
                               : "nothing was quantized: no dense layer qualifies");
   }
@@ -241,11 +277,11 @@ static mlxq_status plan_quantize(conversion *work, const mlxq_quantize_options *
     work->stats = mlxq_calloc((size_t)work->plan->tile_count, sizeof *work->stats);
     if (!work->stats) return mlxq_fail_memory(error);
   }
-  return write_config(work, work->selection.added, family, error);
+  return write_config(work, work->selection.added, error);
 }
 
 /* The configuration of what is to be dequantized: the source's, or the one given for a single file. */
-static mlxq_status dequantize_config(conversion *work, const mlxq_scheme *scheme, mlxq_error *error) {
+static mlxq_status dequantize_config(conversion *work, const mlxq_scheme *scheme, bool was_foreign, mlxq_error *error) {
   if (work->checkpoint->is_folder) {
     if (scheme) {
       return mlxq_fail(
@@ -253,7 +289,7 @@ static mlxq_status dequantize_config(conversion *work, const mlxq_scheme *scheme
           "a folder's schemes are in its config.json; --mode, --bits and --group-size are for a single file");
     }
     if (work->existing) return MLXQ_OK;
-    warn(work, "nothing to dequantize: config.json has no quantization");
+    if (!was_foreign) warn(work, "nothing to dequantize: config.json has no quantization");
     return mlxq_quant_config_new(&work->existing, NULL, error);
   }
   if (!scheme) {
@@ -267,11 +303,20 @@ static mlxq_status dequantize_config(conversion *work, const mlxq_scheme *scheme
 }
 
 static mlxq_status plan_dequantize(conversion *work, const mlxq_dequantize_options *options, mlxq_error *error) {
-  const mlxq_family *family = NULL;
-  mlxq_status status = dequantize_config(work, options->scheme, error);
+  bool was_foreign = work->foreign != NULL;
+  mlxq_status status = accept_native(work, error);
+  if (status == MLXQ_OK) status = refuse_foreign(work, error);
+  if (status == MLXQ_OK) status = dequantize_config(work, options->scheme, was_foreign, error);
   if (status == MLXQ_OK && work->checkpoint->is_folder) {
-    family = mlxq_family_of(work->checkpoint);
-    status = mlxq_family_sanitize(family, work->checkpoint, forward_warning, work, error);
+    work->family = mlxq_family_of(work->checkpoint);
+    status = mlxq_family_edit_config(work->family, work->checkpoint, error);
+    if (status == MLXQ_OK) {
+      status = mlxq_family_sanitize(work->family, work->checkpoint, forward_warning, work, error);
+    }
+    if (status == MLXQ_OK) {
+      status =
+          mlxq_family_arrange(&work->model, work->family, work->checkpoint, work->checkpoint->tensors, NULL, error);
+    }
   }
   if (status != MLXQ_OK) return status;
   mlxq_plan_request request = plan_request(work);
@@ -280,7 +325,51 @@ static mlxq_status plan_dequantize(conversion *work, const mlxq_dequantize_optio
   if (work->options->dtype) request.scale_only_dtype = *work->options->dtype;
   status = mlxq_plan_dequantize(&work->plan, &request, error);
   if (status != MLXQ_OK) return status;
-  return write_config(work, NULL, family, error);
+  return write_config(work, NULL, error);
+}
+
+/* The planner of the source's format, as it is detected or named. */
+static mlxq_status find_importer(conversion *work, const char *from, mlxq_import_fn *importer, mlxq_error *error) {
+  const char *method = from ? from : work->foreign;
+  if (from && !mlxq_import_planner(from)) {
+    return mlxq_fail(error, MLXQ_USAGE, NULL, "from", "unknown format '%s'; awq and gptq are known", from);
+  }
+  if (!method || work->existing) {
+    mlxq_fail(error, MLXQ_UNSUPPORTED, NULL, NULL,
+              work->existing ? "the source is in MLX's format already"
+                             : "nothing says that the source is quantized in another "
+                               "format; mlxq quantize is for dense checkpoints");
+    return mlxq_error_at_file(error, MLXQ_UNSUPPORTED, work->checkpoint->path);
+  }
+  *importer = mlxq_import_planner(method);
+  work->foreign = method;
+  if (*importer) return MLXQ_OK;
+  mlxq_fail(error, MLXQ_UNSUPPORTED, NULL, "quant_method", "'%s' cannot be imported; awq and gptq can", method);
+  return mlxq_error_at_file(error, MLXQ_UNSUPPORTED, work->checkpoint->path);
+}
+
+static mlxq_status plan_import(conversion *work, const mlxq_import_options *options, mlxq_error *error) {
+  mlxq_import_fn importer = NULL;
+  if (!work->checkpoint->is_folder) {
+    return mlxq_fail(error, MLXQ_USAGE, NULL, NULL, "a folder is imported, with its config.json; %s is a file",
+                     work->checkpoint->path);
+  }
+  mlxq_status status = find_importer(work, options->from, &importer, error);
+  if (status == MLXQ_OK) status = sanitize(work, error);
+  if (status != MLXQ_OK) return status;
+  mlxq_import_request request = {.common = plan_request(work),
+                                 .family = work->family,
+                                 .checkpoint = work->checkpoint,
+                                 .requantize_bits = options->requantize_bits,
+                                 .exact = options->exact};
+  request.common.cast = work->options->dtype != NULL; /* what is not packed keeps its bytes */
+  status = mlxq_foreign_config_read(&request.config, work->checkpoint, work->foreign, error);
+  if (status == MLXQ_OK) status = importer(&work->plan, &request, error);
+  mlxq_error_at_file(error, status, work->checkpoint->path);
+  mlxq_foreign_config_free(&request.config);
+  work->result = request.result;
+  if (status == MLXQ_OK && layers_of(work->plan, MLXQ_ACTION_IMPORT) == 0) warn(work, "no layer is packed");
+  return status == MLXQ_OK ? write_config(work, work->result, error) : status;
 }
 
 /* ---- Run and publish ------------------------------------------------------------------------------------------- */
@@ -311,7 +400,7 @@ static mlxq_status make_report(mlxq_report **report, conversion *work, mlxq_acti
   mlxq_plan *plan = work->plan;
   mlxq_kind_stats *kinds = NULL;
   size_t kind_count = 0;
-  uint64_t changed = jobs_of(plan, action);
+  uint64_t changed = layers_of(plan, action);
   mlxq_status status = work->stats ? mlxq_stats_by_kind(&kinds, &kind_count, plan, work->stats, error) : MLXQ_OK;
   if (status != MLXQ_OK) return status;
   status = mlxq_report_new(report, plan->outputs, work->result, plan->file_count, mlxq_plan_file_name, plan, error);
@@ -366,6 +455,7 @@ static void release(conversion *work) {
   mlxq_plan_free(work->plan);
   mlxq_quant_config_free(work->result);
   mlxq_selection_free(&work->selection);
+  mlxq_model_free(work->model);
   mlxq_quant_config_free(work->existing);
   mlxq_checkpoint_free(work->checkpoint);
 }
@@ -390,6 +480,18 @@ mlxq_status mlxq_dequantize_checkpoint(mlxq_report **report, const char *source,
   if (status == MLXQ_OK) status = open_source(&work, source, error);
   if (status == MLXQ_OK) status = plan_dequantize(&work, options, error);
   if (status == MLXQ_OK) status = finish(report, &work, MLXQ_ACTION_DEQUANTIZE, source, destination, error);
+  release(&work);
+  return status;
+}
+
+mlxq_status mlxq_import_checkpoint(mlxq_report **report, const char *source, const char *destination,
+                                   const mlxq_import_options *options, mlxq_error *error) {
+  conversion work = {.options = &options->common, .staging = {.lock = -1, .old_lock = -1}};
+  if (report) *report = NULL;
+  mlxq_status status = check_options(&work, options->version, error);
+  if (status == MLXQ_OK) status = open_source(&work, source, error);
+  if (status == MLXQ_OK) status = plan_import(&work, options, error);
+  if (status == MLXQ_OK) status = finish(report, &work, MLXQ_ACTION_IMPORT, source, destination, error);
   release(&work);
   return status;
 }

@@ -36,7 +36,7 @@ mlxq_status mlxq_stats_by_kind(mlxq_kind_stats **result, size_t *result_count, c
   for (size_t i = 0; i < plan->job_count; i++) {
     const mlxq_job *job = &plan->jobs[i];
     if (job->action != MLXQ_ACTION_QUANTIZE) continue;
-    const mlxq_tensor *weight = &plan->source->entries[job->inputs[0].tensor].tensor;
+    const mlxq_tensor *weight = &plan->outputs->entries[job->outputs[0].tensor].tensor;
     size_t length = 0;
     const char *name = kind_of(weight->name, &length);
     mlxq_kind_stats *kind = find_kind(&kinds, &count, &capacity, name, length);
@@ -44,8 +44,8 @@ mlxq_status mlxq_stats_by_kind(mlxq_kind_stats **result, size_t *result_count, c
       mlxq_stats_free(kinds, count);
       return mlxq_fail_memory(error);
     }
-    kind->layers++;
-    kind->elems += mlxq_tensor_elems(weight);
+    kind->layers += job->outputs[0].slice == 0; /* of several jobs for a layer the first */
+    kind->elems += job->units * job->unit_groups * (uint64_t)job->scheme.group_size;
     uint64_t end = i + 1 < plan->job_count ? plan->jobs[i + 1].first_tile : plan->tile_count;
     for (uint64_t tile = job->first_tile; tile < end; tile++) {
       kind->squared_error += tiles[tile].squared_error;

@@ -1,6 +1,7 @@
 #include "run/worker.h"
 
 #include "base/error.h"
+#include "run/foreign_tile.h"
 
 #include <errno.h>
 #include <math.h>
@@ -15,26 +16,84 @@ static size_t aligned(size_t bytes) {
   return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
 }
 
-static size_t cast_bytes(const mlxq_operand *operand) {
-  return (size_t)operand->cast_elems * mlxq_dtype_bits(operand->cast_to) / 8;
-}
-
 static uint64_t units_of_largest_tile(const mlxq_job *job) {
   return job->units < job->units_per_tile ? job->units : job->units_per_tile;
 }
 
 static size_t dense_bytes(const mlxq_job *job, uint64_t units) {
-  return (size_t)units * (size_t)job->scheme.group_size * mlxq_dtype_bits(job->dtype) / 8;
+  return (size_t)units * job->unit_groups * (size_t)job->scheme.group_size * mlxq_dtype_bits(job->dtype) / 8;
+}
+
+/* The units of a tile as runs of bytes: `count` of them, `stride` bytes from one to the next. */
+typedef struct mlxq_runs {
+  size_t bytes, count;
+  uint64_t offset, stride;
+} mlxq_runs;
+
+static mlxq_runs runs_of(const mlxq_plan *plan, const mlxq_operand *input, uint64_t first_unit, size_t units) {
+  const mlxq_slice *slice = &plan->slices[input->slice];
+  size_t unit_bytes = input->unit_bytes;
+  mlxq_runs runs = {.bytes = units * unit_bytes, .count = 1, .offset = first_unit * unit_bytes};
+  if (input->slice == 0) return runs;
+  runs.offset = slice->offset + first_unit * slice->unit_stride;
+  if (mlxq_slice_is_shared(slice)) units = 1;
+  if (slice->unit_stride == unit_bytes || units == 1) {
+    runs.bytes = units * unit_bytes;
+    runs.count = (size_t)slice->rows;
+    runs.stride = slice->row_stride;
+  } else { /* units of one row each */
+    runs.bytes = unit_bytes;
+    runs.count = units;
+    runs.stride = slice->unit_stride;
+  }
+  if (runs.stride == runs.bytes) {
+    runs.bytes *= runs.count;
+    runs.count = 1;
+  }
+  return runs;
+}
+
+/* Bytes from the first run to the end of the last, if all of it is read; else those of the runs alone. */
+static size_t read_bytes(const mlxq_runs *runs) {
+  if (runs->count <= 1 || !mlxq_slice_is_dense(runs->bytes, runs->stride)) return runs->count * runs->bytes;
+  return (size_t)((runs->count - 1) * runs->stride + runs->bytes);
+}
+
+/* What `units` units of an input take, as stored. */
+static size_t stored_bytes(const mlxq_plan *plan, const mlxq_operand *input, size_t units) {
+  mlxq_runs runs = runs_of(plan, input, 0, units);
+  return read_bytes(&runs);
+}
+
+static size_t cast_elems(const mlxq_plan *plan, const mlxq_operand *input, size_t units) {
+  return (mlxq_slice_is_shared(&plan->slices[input->slice]) ? 1 : units) * input->cast_elems;
+}
+
+static size_t cast_bytes(const mlxq_plan *plan, const mlxq_operand *input, size_t units) {
+  return cast_elems(plan, input, units) * mlxq_dtype_bits(input->cast_to) / 8;
+}
+
+/* One matrix of an input that is prepared. */
+static size_t prepared_bytes(const mlxq_preparation *preparation, size_t units) {
+  return units * (size_t)preparation->row_elems * mlxq_dtype_bits(preparation->dtype) / 8;
+}
+
+static size_t foreign_scratch_bytes(const mlxq_foreign_layer *layer, size_t units) {
+  return units * (size_t)mlxq_foreign_scratch_bytes(layer) + mlxq_foreign_tile_bytes(layer);
 }
 
 size_t mlxq_worker_buffer_bytes(const mlxq_plan *plan, bool stats) {
   size_t most = 0;
   for (size_t i = 0; i < plan->job_count; i++) {
     const mlxq_job *job = &plan->jobs[i];
+    const mlxq_preparation *preparation = &plan->preparations[job->preparation];
     size_t units = (size_t)units_of_largest_tile(job), bytes = 0;
     for (uint32_t k = 0; k < job->input_count; k++) {
-      bytes += aligned(units * job->inputs[k].unit_bytes) + aligned(units * cast_bytes(&job->inputs[k]));
+      bytes += aligned(stored_bytes(plan, &job->inputs[k], units)) + aligned(cast_bytes(plan, &job->inputs[k], units));
     }
+    if (preparation->fp8) bytes += aligned(prepared_bytes(preparation, units));
+    if (preparation->transpose) bytes += aligned(prepared_bytes(preparation, units));
+    if (job->action == MLXQ_ACTION_IMPORT) bytes += aligned(foreign_scratch_bytes(&plan->foreign[job->foreign], units));
     for (uint32_t k = 0; k < job->output_count; k++) bytes += aligned(units * job->outputs[k].unit_bytes);
     if (stats && job->action == MLXQ_ACTION_QUANTIZE) bytes += aligned(dense_bytes(job, units));
     if (bytes > most) most = bytes;
@@ -137,35 +196,112 @@ static const mlxq_job *find_job(const mlxq_plan *plan, uint64_t tile) {
   return &plan->jobs[low];
 }
 
-/* Sets `*data` to an input's bytes, cast where the plan says so. */
-static mlxq_status load_input(mlxq_worker *worker, mlxq_tile *tile, const mlxq_operand *input, const void **data,
-                              mlxq_error *error) {
-  const mlxq_tensor_entry *entry = &worker->request->plan->source->entries[input->tensor];
-  uint64_t offset = tile->first_unit * input->unit_bytes;
-  size_t bytes = tile->units * input->unit_bytes;
-  if (worker->request->source_files) {
-    int fd;
-    void *buffer = take_buffer(tile, bytes);
-    mlxq_status status = open_source(worker, entry->file, &fd, error);
-    if (status == MLXQ_OK) {
-      const char *path = worker->request->source_files[entry->file].path;
-      status = mlxq_file_read_at(fd, buffer, bytes, entry->offset + offset, path, error);
-    }
-    if (status != MLXQ_OK) return status;
-    *data = buffer;
-  } else {
-    const unsigned char *bytes_in_memory = (const unsigned char *)entry->tensor.data + offset;
-    *data = bytes_in_memory;
-    if ((uintptr_t)bytes_in_memory % sizeof(uint64_t) != 0) {
-      *data = memcpy(take_buffer(tile, bytes), bytes_in_memory, bytes);
+/* Sets `*data` to an input's bytes as they are stored. */
+static mlxq_status load_stored(mlxq_worker *worker, mlxq_tile *tile, const mlxq_operand *input, const void **data,
+                               mlxq_error *error) {
+  const mlxq_plan *plan = worker->request->plan;
+  const mlxq_tensor_entry *entry = &plan->stored->entries[input->tensor];
+  mlxq_runs runs = runs_of(plan, input, tile->first_unit, tile->units);
+  if (!worker->request->source_files) {
+    const unsigned char *in_memory = (const unsigned char *)entry->tensor.data + runs.offset;
+    *data = in_memory;
+    if (runs.count == 1 && (uintptr_t)in_memory % sizeof(uint64_t) == 0) return MLXQ_OK;
+    unsigned char *copy = take_buffer(tile, runs.count * runs.bytes);
+    for (size_t i = 0; i < runs.count; i++) memcpy(copy + i * runs.bytes, in_memory + i * runs.stride, runs.bytes);
+    *data = copy;
+    return MLXQ_OK;
+  }
+  int fd;
+  size_t bytes = read_bytes(&runs);
+  bool at_once = runs.count == 1 || bytes > runs.count * runs.bytes;
+  unsigned char *buffer = take_buffer(tile, bytes);
+  const char *path = worker->request->source_files[entry->file].path;
+  uint64_t offset = entry->offset + runs.offset;
+  mlxq_status status = open_source(worker, entry->file, &fd, error);
+  if (status == MLXQ_OK && at_once) status = mlxq_file_read_at(fd, buffer, bytes, offset, path, error);
+  for (size_t i = 0; status == MLXQ_OK && i < runs.count && runs.count > 1; i++) {
+    if (at_once) {
+      memmove(buffer + i * runs.bytes, buffer + i * runs.stride, runs.bytes);
+    } else {
+      status = mlxq_file_read_at(fd, buffer + i * runs.bytes, runs.bytes, offset + i * runs.stride, path, error);
     }
   }
-  if (input->cast_elems > 0) {
-    void *cast = take_buffer(tile, tile->units * cast_bytes(input));
-    worker->kernels->cast(input->cast_from, input->cast_to, *data, cast, tile->units * input->cast_elems);
-    *data = cast;
+  *data = buffer;
+  return status;
+}
+
+/* Adds one to every element, in the dtype. */
+static void add_one(const mlxq_kernel_table *kernels, mlxq_dtype dtype, unsigned char *data, size_t elems) {
+  enum { PIECE = 512 };
+  float wide[PIECE];
+  size_t elem_bytes = mlxq_dtype_bits(dtype) / 8;
+  for (size_t at = 0; at < elems; at += PIECE) {
+    size_t count = elems - at < PIECE ? elems - at : PIECE;
+    kernels->cast(dtype, MLXQ_F32, data + at * elem_bytes, wide, count);
+    for (size_t i = 0; i < count; i++) wide[i] += 1.0f;
+    kernels->cast(MLXQ_F32, dtype, wide, data + at * elem_bytes, count);
+  }
+}
+
+/* Undoes FP8, transposes, adds one. `data`, which may change, is what is stored of a job's first input, `scales` the
+ * second input. */
+static const void *prepare(mlxq_worker *worker, mlxq_tile *tile, unsigned char *data, const float *scales) {
+  const mlxq_plan *plan = worker->request->plan;
+  const mlxq_preparation *how = &plan->preparations[tile->job->preparation];
+  size_t rows = how->transpose ? (size_t)how->row_elems : tile->units;
+  size_t columns = how->transpose ? tile->units : (size_t)how->row_elems;
+  unsigned elem_bytes = mlxq_dtype_bits(how->dtype) / 8;
+  if (how->fp8) {
+    unsigned char *dense = take_buffer(tile, prepared_bytes(how, tile->units));
+    mlxq_block_args args = {.rows = rows,
+                            .columns = columns,
+                            .first_row = how->first_row + (how->transpose ? 0 : tile->first_unit),
+                            .first_column = how->first_column + (how->transpose ? tile->first_unit : 0),
+                            .block_rows = how->block_rows,
+                            .block_columns = how->block_columns,
+                            .scale_columns = how->scale_columns};
+    worker->kernels->fp8(&args, data, scales, dense);
+    data = dense;
+  }
+  if (how->transpose) {
+    unsigned char *transposed = take_buffer(tile, prepared_bytes(how, tile->units));
+    worker->kernels->transpose(elem_bytes, data, rows, columns, transposed);
+    data = transposed;
+  }
+  if (how->add_one) add_one(worker->kernels, how->dtype, data, rows * columns);
+  return data;
+}
+
+/* Casts an input where the plan says so. */
+static const void *cast(mlxq_worker *worker, mlxq_tile *tile, const mlxq_operand *input, const void *data) {
+  const mlxq_plan *plan = worker->request->plan;
+  if (input->cast_elems == 0) return data;
+  void *result = take_buffer(tile, cast_bytes(plan, input, tile->units));
+  worker->kernels->cast(input->cast_from, input->cast_to, data, result, cast_elems(plan, input, tile->units));
+  return result;
+}
+
+/* Sets `inputs` to what the action of the tile's job is to see. */
+static mlxq_status load_inputs(mlxq_worker *worker, mlxq_tile *tile, const void **inputs, mlxq_error *error) {
+  const mlxq_job *job = tile->job;
+  for (uint32_t i = 0; i < job->input_count; i++) {
+    mlxq_status status = load_stored(worker, tile, &job->inputs[i], &inputs[i], error);
+    if (status != MLXQ_OK) return status;
+  }
+  for (uint32_t i = job->input_count; i-- > 0;) {
+    if (i == 0 && job->preparation != 0) {
+      /* Only files are read this way, so that the bytes are in the worker's buffer. */
+      inputs[0] = prepare(worker, tile, (unsigned char *)(uintptr_t)inputs[0], inputs[1]);
+    }
+    inputs[i] = cast(worker, tile, &job->inputs[i], inputs[i]);
   }
   return MLXQ_OK;
+}
+
+/* Where the tile's part of an output starts in its tensor. The units of outputs follow each other. */
+static uint64_t output_offset(const mlxq_plan *plan, const mlxq_tile *tile, const mlxq_operand *output) {
+  uint64_t start = output->slice == 0 ? 0 : plan->slices[output->slice].offset;
+  return start + tile->first_unit * output->unit_bytes;
 }
 
 /* Where an output is to be made: in place in memory, or in the buffer. */
@@ -173,7 +309,7 @@ static void *place_output(const mlxq_worker *worker, mlxq_tile *tile, const mlxq
   const mlxq_tensor *tensor = &worker->request->plan->outputs->entries[output->tensor].tensor;
   if (worker->request->sink_folder) return take_buffer(tile, tile->units * output->unit_bytes);
   /* The map owns what it allocated for its outputs, and hands it out as const to everyone else. */
-  return (unsigned char *)(uintptr_t)tensor->data + tile->first_unit * output->unit_bytes;
+  return (unsigned char *)(uintptr_t)tensor->data + output_offset(worker->request->plan, tile, output);
 }
 
 static mlxq_status store_output(mlxq_worker *worker, const mlxq_tile *tile, const mlxq_operand *output,
@@ -183,20 +319,24 @@ static mlxq_status store_output(mlxq_worker *worker, const mlxq_tile *tile, cons
   if (!worker->request->sink_folder) return MLXQ_OK;
   mlxq_status status = open_sink(worker, entry->file, &fd, error);
   if (status != MLXQ_OK) return status;
-  uint64_t offset = entry->offset + tile->first_unit * output->unit_bytes;
+  uint64_t offset = entry->offset + output_offset(worker->request->plan, tile, output);
   status = mlxq_file_write_at(fd, data, tile->units * output->unit_bytes, offset, NULL, error);
   return at_sink(worker, entry->file, status, error);
 }
 
 static mlxq_status fail_non_finite(const mlxq_worker *worker, const mlxq_tile *tile, size_t elem, mlxq_error *error) {
   const mlxq_run_request *request = worker->request;
-  const mlxq_tensor_entry *entry = &request->plan->source->entries[tile->job->inputs[0].tensor];
-  uint64_t index = tile->first_unit * (uint64_t)tile->job->scheme.group_size + elem;
+  const mlxq_tensor_entry *entry = &request->plan->stored->entries[tile->job->inputs[0].tensor];
+  uint64_t index = tile->first_unit * tile->job->unit_groups * (uint64_t)tile->job->scheme.group_size + elem;
   size_t layer_length = 0;
   mlxq_name_splits(entry->tensor.name, ".weight", &layer_length);
   char *layer = mlxq_asprintf("%.*s", (int)layer_length, entry->tensor.name);
-  mlxq_fail(error, MLXQ_NON_FINITE, layer, entry->tensor.name, "element %llu is NaN or infinite",
-            (unsigned long long)index);
+  if (tile->job->inputs[0].slice == 0) {
+    mlxq_fail(error, MLXQ_NON_FINITE, layer, entry->tensor.name, "element %llu is NaN or infinite",
+              (unsigned long long)index);
+  } else {
+    mlxq_fail(error, MLXQ_NON_FINITE, layer, entry->tensor.name, "an element is NaN or infinite");
+  }
   free(layer);
   const char *file = request->source_files ? request->source_files[entry->file].path : NULL;
   return mlxq_error_at_file(error, MLXQ_NON_FINITE, file);
@@ -225,6 +365,28 @@ static void measure(const mlxq_worker *worker, mlxq_tile *tile, const mlxq_kerne
   }
 }
 
+static mlxq_status import(mlxq_worker *worker, mlxq_tile *tile, const void *const *inputs, void *const *outputs,
+                          mlxq_error *error) {
+  const mlxq_job *job = tile->job;
+  const mlxq_weights *stored = worker->request->plan->stored;
+  const mlxq_foreign_layer *layer = &worker->request->plan->foreign[job->foreign];
+  const mlxq_tensor *scales = &stored->entries[layer->scales].tensor;
+  const char *bad = NULL;
+  mlxq_foreign_tile work = {.layer = layer,
+                            .profile = worker->request->plan->profile,
+                            .outs = tile->units * mlxq_foreign_unit_outs(layer),
+                            .scale_row = (size_t)scales->shape[1],
+                            .scales = scales->dtype,
+                            .must_be_finite = worker->request->plan->for_mlx && !worker->request->plan->allow_nonfinite,
+                            .scratch = take_buffer(tile, foreign_scratch_bytes(layer, tile->units))};
+  if (layer->zeros != MLXQ_NO_TENSOR) work.zero_row = (size_t)stored->entries[layer->zeros].tensor.shape[1];
+  if (mlxq_foreign_tile_run(&work, worker->kernels, inputs, outputs, &bad)) return MLXQ_OK;
+  const mlxq_tensor_entry *entry = &stored->entries[layer->weight];
+  mlxq_fail(error, MLXQ_NON_FINITE, NULL, entry->tensor.name, "%s", bad);
+  const char *file = worker->request->source_files ? worker->request->source_files[entry->file].path : NULL;
+  return mlxq_error_at_file(error, MLXQ_NON_FINITE, file);
+}
+
 static mlxq_status run_kernels(mlxq_worker *worker, mlxq_tile *tile, uint64_t number, const void *const *inputs,
                                void *const *outputs, mlxq_error *error) {
   const mlxq_job *job = tile->job;
@@ -232,7 +394,8 @@ static mlxq_status run_kernels(mlxq_worker *worker, mlxq_tile *tile, uint64_t nu
   mlxq_kernel_args args = {.profile = plan->profile,
                            .dtype = job->dtype,
                            .group_size = (size_t)job->scheme.group_size,
-                           .groups = tile->units};
+                           .groups = tile->units * job->unit_groups};
+  if (job->action == MLXQ_ACTION_IMPORT) return import(worker, tile, inputs, outputs, error);
   mlxq_format format = mlxq_format_of(&job->scheme);
   if (job->action == MLXQ_ACTION_DEQUANTIZE) {
     worker->kernels->dequantize[format](&args, inputs[0], inputs[1], inputs[2], outputs[0]);
@@ -247,24 +410,21 @@ static mlxq_status run_kernels(mlxq_worker *worker, mlxq_tile *tile, uint64_t nu
 /* A copy needs no second buffer where its output is in a file. */
 static mlxq_status run_copy(mlxq_worker *worker, mlxq_tile *tile, uint64_t *written, mlxq_error *error) {
   const mlxq_operand *output = &tile->job->outputs[0];
-  const void *data = NULL;
-  mlxq_status status = load_input(worker, tile, &tile->job->inputs[0], &data, error);
+  const void *inputs[MLXQ_MAX_INPUTS] = {NULL};
+  mlxq_status status = load_inputs(worker, tile, inputs, error);
   if (status != MLXQ_OK) return status;
   *written = tile->units * output->unit_bytes;
-  if (worker->request->sink_folder) return store_output(worker, tile, output, data, error);
-  memcpy(place_output(worker, tile, output), data, (size_t)*written);
+  if (worker->request->sink_folder) return store_output(worker, tile, output, inputs[0], error);
+  memcpy(place_output(worker, tile, output), inputs[0], (size_t)*written);
   return MLXQ_OK;
 }
 
 static mlxq_status run_tile(mlxq_worker *worker, mlxq_tile *tile, uint64_t number, uint64_t *written,
                             mlxq_error *error) {
   const mlxq_job *job = tile->job;
-  const void *inputs[MLXQ_MAX_OPERANDS] = {NULL};
-  void *outputs[MLXQ_MAX_OPERANDS] = {NULL};
-  mlxq_status status = MLXQ_OK;
-  for (uint32_t i = 0; status == MLXQ_OK && i < job->input_count; i++) {
-    status = load_input(worker, tile, &job->inputs[i], &inputs[i], error);
-  }
+  const void *inputs[MLXQ_MAX_INPUTS] = {NULL};
+  void *outputs[MLXQ_MAX_OUTPUTS] = {NULL};
+  mlxq_status status = load_inputs(worker, tile, inputs, error);
   for (uint32_t i = 0; i < job->output_count; i++) outputs[i] = place_output(worker, tile, &job->outputs[i]);
   if (status == MLXQ_OK) status = run_kernels(worker, tile, number, inputs, outputs, error);
   for (uint32_t i = 0; status == MLXQ_OK && i < job->output_count; i++) {

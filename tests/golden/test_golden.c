@@ -26,8 +26,6 @@ static struct {
   unsigned runs;
 } quantizers[] = {
 #define MLXQ_QUANTIZE(format, isa, function) {MLXQ_FORMAT_##format, MLXQ_ISA_##isa, function, #function, 0},
-#define MLXQ_DEQUANTIZE(format, isa, function)
-#define MLXQ_CAST(isa, function)
 #include "kernels/kernels.def"
 };
 
@@ -38,9 +36,7 @@ static struct {
   const char *name;
   unsigned runs;
 } dequantizers[] = {
-#define MLXQ_QUANTIZE(format, isa, function)
 #define MLXQ_DEQUANTIZE(format, isa, function) {MLXQ_FORMAT_##format, MLXQ_ISA_##isa, function, #function, 0},
-#define MLXQ_CAST(isa, function)
 #include "kernels/kernels.def"
 };
 
@@ -50,8 +46,6 @@ static struct {
   const char *name;
   unsigned runs;
 } casts[] = {
-#define MLXQ_QUANTIZE(format, isa, function)
-#define MLXQ_DEQUANTIZE(format, isa, function)
 #define MLXQ_CAST(isa, function) {MLXQ_ISA_##isa, function, #function, 0},
 #include "kernels/kernels.def"
 };

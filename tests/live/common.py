@@ -29,8 +29,9 @@ DTYPES = {
     "U32": (mx.uint32, np.uint32),
     "U8": (mx.uint8, np.uint8),
     "I64": (mx.int64, np.uint64),
+    "F8_E4M3": (mx.uint8, np.uint8),  # as mx.load gives it
 }
-NAME_OF = {mlx_dtype: name for name, (mlx_dtype, _) in DTYPES.items()}
+NAME_OF = {mlx_dtype: name for name, (mlx_dtype, _) in DTYPES.items() if name != "F8_E4M3"}
 FLOATS = ("F32", "F16", "BF16")
 OPTION = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # as --dtype and torch_dtype spell it
 
@@ -135,11 +136,14 @@ class LiveTest:
     A failing case is reported at once, its files are kept, and the others still run.
     """
 
-    def __init__(self, name, description):
+    def __init__(self, name, description, options=None):
+        """`options` are further ones, with what their help says; `self.options` has what was given."""
         parser = argparse.ArgumentParser(description=description)
         parser.add_argument("--mlxq", type=Path, required=True, help="the mlxq command to test")
         parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32), help="default: random")
-        options = parser.parse_args()
+        for option, text in (options or {}).items():
+            parser.add_argument(option, help=text)
+        self.options = options = parser.parse_args()
         self.name = name
         self.mlxq = options.mlxq.resolve()
         self.seed = options.seed

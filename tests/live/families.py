@@ -50,6 +50,7 @@ class Family:
     layers_key: str = "num_hidden_layers"
     letters: dict = field(default_factory=dict)
     tied_fails: str = ""  # why mlx-lm loads a tied quantized model but cannot run it
+    least_layers: int = 2  # what mlx-lm needs
 
     def sizes(self):
         """The letters of the tables."""
@@ -65,6 +66,14 @@ class Family:
         if self.layer_types:
             config["layer_types"] = [self.layer_types[i % len(self.layer_types)] for i in range(layers)]
         return config
+
+    def text_config(self, config):
+        """The part of config.json that the model's own keys are in, such as tie_word_embeddings."""
+        return config
+
+    def dtype_of(self, name, dtype):
+        """What a tensor is kept in, in a checkpoint of this dtype."""
+        return dtype
 
     def shapes(self, layers, lm_head, inv_freq):
         """{tensor name: shape} of a checkpoint with this many layers."""

@@ -182,13 +182,24 @@ static void test_format_cuts_as_snprintf_does(void **state) {
   assert_int_equal(untouched, '#');
 }
 
+static void test_format_names_a_whole_tensor_once(void **state) {
+  (void)state;
+  char line[64];
+  mlxq_error error;
+  mlxq_fail(&error, MLXQ_IO, "a.scales", "a.scales", "message");
+  mlxq_error_format(&error, line, sizeof line);
+  assert_string_equal(line, "a.scales: message");
+}
+
 static void test_format_holds_the_longest_error(void **state) {
   (void)state;
   char text[4096], line[4096];
   mlxq_error error;
   memset(text, 'a', sizeof text);
   text[sizeof text - 1] = '\0';
-  mlxq_fail(&error, MLXQ_IO, text, text, "%s", text);
+  mlxq_fail(&error, MLXQ_IO, text, NULL, "%s", text);
+  text[0] = 'b';
+  mlxq_error_at_key(&error, MLXQ_IO, text);
   mlxq_error_at_file(&error, MLXQ_IO, text);
   int length = mlxq_error_format(&error, line, sizeof line);
   assert_int_equal(length, 1023 + 2 + 511 + 2 + 511 + 2 + 767);
@@ -523,6 +534,7 @@ int main(void) {
       cmocka_unit_test(test_places_are_added_where_none_is_set),
       cmocka_unit_test(test_format_leaves_absent_parts_out),
       cmocka_unit_test(test_format_cuts_as_snprintf_does),
+      cmocka_unit_test(test_format_names_a_whole_tensor_once),
       cmocka_unit_test(test_format_holds_the_longest_error),
       cmocka_unit_test(test_control_characters_are_escaped),
       cmocka_unit_test(test_c1_controls_are_escaped),

@@ -23,8 +23,6 @@ static const struct {
   mlxq_quantize_fn run;
 } QUANTIZERS[] = {
 #define MLXQ_QUANTIZE(format, isa, function) {MLXQ_FORMAT_##format, MLXQ_ISA_##isa, function},
-#define MLXQ_DEQUANTIZE(format, isa, function)
-#define MLXQ_CAST(isa, function)
 #include "kernels/kernels.def"
 };
 
@@ -33,9 +31,7 @@ static const struct {
   mlxq_isa isa;
   mlxq_dequantize_fn run;
 } DEQUANTIZERS[] = {
-#define MLXQ_QUANTIZE(format, isa, function)
 #define MLXQ_DEQUANTIZE(format, isa, function) {MLXQ_FORMAT_##format, MLXQ_ISA_##isa, function},
-#define MLXQ_CAST(isa, function)
 #include "kernels/kernels.def"
 };
 
@@ -43,8 +39,6 @@ static const struct {
   mlxq_isa isa;
   mlxq_cast_fn run;
 } CASTS[] = {
-#define MLXQ_QUANTIZE(format, isa, function)
-#define MLXQ_DEQUANTIZE(format, isa, function)
 #define MLXQ_CAST(isa, function) {MLXQ_ISA_##isa, function},
 #include "kernels/kernels.def"
 };

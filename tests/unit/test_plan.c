@@ -56,7 +56,7 @@ static void assert_plan_refused(const mlxq_plan_request *request, bool quantize,
 
 /* Every byte of every output is made by exactly one tile, every byte of every input read by exactly one. */
 static void assert_covers(const mlxq_plan *plan, bool reads_all) {
-  size_t outputs = plan->outputs->count, inputs = plan->source->count;
+  size_t outputs = plan->outputs->count, inputs = plan->stored->count;
   unsigned *made = calloc(outputs + 1, sizeof *made), *read = calloc(inputs + 1, sizeof *read);
   uint64_t next_tile = 0;
   assert_non_null(made);
@@ -76,8 +76,8 @@ static void assert_covers(const mlxq_plan *plan, bool reads_all) {
       tiles = (job->units - 1) / job->units_per_tile + 1;
     }
     next_tile += tiles;
-    assert_in_range(job->input_count, 1, MLXQ_MAX_OPERANDS);
-    assert_in_range(job->output_count, 1, MLXQ_MAX_OPERANDS);
+    assert_in_range(job->input_count, 1, MLXQ_MAX_INPUTS);
+    assert_in_range(job->output_count, 1, MLXQ_MAX_INPUTS);
     for (uint32_t i = 0; i < job->output_count; i++) {
       const mlxq_tensor *tensor = mlxq_weights_at(plan->outputs, job->outputs[i].tensor);
       assert_non_null(tensor);
@@ -85,7 +85,7 @@ static void assert_covers(const mlxq_plan *plan, bool reads_all) {
       if (job->units * job->outputs[i].unit_bytes != tensor->bytes) fail_msg("%s: not covered", tensor->name);
     }
     for (uint32_t i = 0; i < job->input_count; i++) {
-      const mlxq_tensor *tensor = mlxq_weights_at(plan->source, job->inputs[i].tensor);
+      const mlxq_tensor *tensor = mlxq_weights_at(plan->stored, job->inputs[i].tensor);
       assert_non_null(tensor);
       read[job->inputs[i].tensor]++;
       if (job->units * job->inputs[i].unit_bytes != tensor->bytes) fail_msg("%s: not read whole", tensor->name);
@@ -226,7 +226,7 @@ static void test_jobs_say_what_they_do(void **state) {
   assert_int_equal(plan->job_count, 3);
   assert_int_equal(plan->profile, MLXQ_PROFILE_GPU);
   assert_true(plan->allow_nonfinite);
-  assert_ptr_equal(plan->source, source);
+  assert_ptr_equal(plan->stored, source);
   const mlxq_job *quantize = &plan->jobs[0], *cast = &plan->jobs[1], *copy = &plan->jobs[2];
   assert_int_equal(quantize->action, MLXQ_ACTION_QUANTIZE);
   assert_int_equal(quantize->dtype, MLXQ_F16);
