@@ -211,7 +211,7 @@ static void narrow_in_place(const mlxq_kernel_table *kernels, mlxq_dtype dtype, 
 }
 
 static bool requantize(const mlxq_foreign_tile *tile, const mlxq_kernel_table *kernels, mlxq_fit *fit,
-                       const int32_t *group_index, void *const *outputs, const char **bad) {
+                       void *const *outputs, const char **bad) {
   const mlxq_foreign_layer *layer = tile->layer;
   size_t ins = (size_t)layer->ins, groups = (size_t)layer->groups;
   size_t row_groups = ins / (size_t)layer->scheme.group_size, bytes = mlxq_dtype_bits(layer->dtype) / 8;
@@ -225,7 +225,7 @@ static bool requantize(const mlxq_foreign_tile *tile, const mlxq_kernel_table *k
   for (size_t out = 0; out < tile->outs; out++) {
     const float *scales = fit->scales + out * groups, *zeros = fit->zeros + out * groups;
     const float *biases = scaled ? fit->biases + out * groups : NULL;
-    if (!dequantize_row(layer, fit->words + out * ins * layer->bits / 8, scales, zeros, biases, group_index, fit,
+    if (!dequantize_row(layer, fit->words + out * ins * layer->bits / 8, scales, zeros, biases, tile->group_index, fit,
                         dense)) {
       *bad = "an index in g_idx is no group";
       return false;
@@ -251,9 +251,7 @@ bool mlxq_foreign_tile_run(const mlxq_foreign_tile *tile, const mlxq_kernel_tabl
   load_fit(tile, kernels, inputs, &fit);
   arrange(tile, kernels, inputs[0], changed ? fit.words : outputs[0]);
   if (layer->requantized) {
-    const int32_t *group_index =
-        layer->group_index == MLXQ_NO_TENSOR ? NULL : inputs[layer->zeros == MLXQ_NO_TENSOR ? 2 : 3];
-    return requantize(tile, kernels, &fit, group_index, outputs, bad);
+    return requantize(tile, kernels, &fit, outputs, bad);
   }
   /* --dtype rounds the scales before anything is computed of them. */
   if (layer->round_dtype != tile->scales && layer->round_dtype != MLXQ_F64 && layer->round_dtype != MLXQ_F32) {

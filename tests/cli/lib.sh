@@ -85,3 +85,21 @@ with_little_memory() {
   fi
   (ulimit -v 40000 && "$@")
 }
+
+# foreign FOLDER BLOCK TENSOR...: a small llama in another format, BLOCK being its `quantization_config`
+foreign() {
+  mkdir -p "$1"
+  echo "{\"model_type\": \"llama\", \"num_hidden_layers\": 1, \"torch_dtype\": \"float16\", \"quantization_config\": $2}" \
+    >"$1/config.json"
+  (folder=$1 && shift 2 && tensors "$folder/model.safetensors" "$@")
+}
+
+# The bytes of a tensor, as hexadecimal digits: hex FILE NAME
+hex() {
+  "$PYTHON" -c '
+import json, struct, sys
+data = open(sys.argv[1], "rb").read()
+length = struct.unpack("<Q", data[:8])[0]
+begin, end = json.loads(data[8:8 + length])[sys.argv[2]]["data_offsets"]
+print(sys.argv[2], data[8 + length + begin:8 + length + end].hex())' "$@"
+}
