@@ -559,8 +559,16 @@ static void bench(const char *only) {
 static bool isas_are_right(void) {
 #if defined(__x86_64__)
   bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (avx2 != mlxq_isa_usable(MLXQ_ISA_AVX2)) {
-    printf("the processor %s AVX2, which mlxq_isa_usable denies\n", avx2 ? "has" : "has no");
+  bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  const struct {
+    mlxq_isa isa;
+    bool usable;
+  } seen[] = {{MLXQ_ISA_AVX2, avx2}, {MLXQ_ISA_AVX512, avx512}};
+  for (size_t i = 0; i < COUNT(seen); i++) {
+    if (seen[i].usable == mlxq_isa_usable(seen[i].isa)) continue;
+    printf("the processor %s %s, which mlxq_isa_usable denies\n", seen[i].usable ? "has" : "has no",
+           mlxq_isa_name(seen[i].isa));
     return false;
   }
 #endif
