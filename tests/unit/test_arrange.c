@@ -643,16 +643,23 @@ static void test_block_scales(void **state) {
   }
 }
 
-/* Scales of no FP8 matrix are tensors like others, and so is an FP8 matrix without scales. */
+/* Scales of no FP8 matrix are tensors like others. */
 static void test_scales_that_are_none(void **state) {
   (void)state;
   arranged result = arrange(&FP8, "{}",
                             TOLD({"a.weight_scale_inv", MLXQ_F32, 2, {2, 3}}, {"b.weight", MLXQ_BF16, 2, {200, 300}},
-                                 {"b.weight_scale_inv", MLXQ_F32, 2, {2, 3}}, {"c.weight", MLXQ_F8_E4M3, 2, {8, 8}},
-                                 {"d.weight", MLXQ_F8_E4M3, 1, {8}}, {"d.weight_scale_inv", MLXQ_F32, 1, {1}}));
-  assert_int_equal(mlxq_weights_count(result.model->tensors), 6);
-  assert_described(&result, "c.weight", MLXQ_F8_E4M3, SHAPE(8, 8));
+                                 {"b.weight_scale_inv", MLXQ_F32, 2, {2, 3}}));
+  assert_int_equal(mlxq_weights_count(result.model->tensors), 3);
   release(&result);
+}
+
+/* An FP8 matrix alone is nothing that mlx-lm reads. */
+static void test_a_matrix_without_scales(void **state) {
+  (void)state;
+  assert_refused(&FP8, "{}", TOLD({"a.weight", MLXQ_BF16, 2, {8, 8}}, {"c.weight", MLXQ_F8_E4M3, 2, {8, 8}}),
+                 MLXQ_MISSING_KEY, "c.weight_scale_inv");
+  assert_refused(&FP8, "{}", TOLD(EXPERT(0, 0, "w1", MLXQ_F8_E4M3, 2, {8, 8})), MLXQ_MISSING_KEY,
+                 "l.0.experts.0.w1.weight_scale_inv");
 }
 
 static void test_wrong_block_scales(void **state) {
@@ -1079,6 +1086,7 @@ int main(void) {
       cmocka_unit_test(test_when_one_is_added),
       cmocka_unit_test(test_block_scales),
       cmocka_unit_test(test_scales_that_are_none),
+      cmocka_unit_test(test_a_matrix_without_scales),
       cmocka_unit_test(test_wrong_block_scales),
       cmocka_unit_test(test_fp8_experts),
       ON_DISK(test_run_stacks),

@@ -207,7 +207,7 @@ static void test_defaults(void **state) {
                                         "{\"text_config\": {}}", "{\"text_config\": {\"quantization_config\": {}}}"};
   for (size_t i = 0; i < COUNT(CONFIGS); i++) {
     mlxq_foreign_config foreign = good_config(*state, i % 2 ? "awq" : "gptq", CONFIGS[i]);
-    assert_int_equal(foreign.bits, 0);
+    assert_int_equal(foreign.bits, i % 2 ? 4 : 0); /* AWQ has no others */
     assert_int_equal(foreign.group_size, -1);
     assert_true(foreign.zero_point);
     assert_false(foreign.symmetric || foreign.gptqmodel || foreign.dynamic);
@@ -228,8 +228,8 @@ static void test_integers_and_their_aliases(void **state) {
       {"{\"w_bit\": 4, \"q_group_size\": 64}", 4, 64},
       {"{\"bits\": 3, \"w_bit\": 4}", 3, -1},
       {"{\"bits\": null, \"w_bit\": 8, \"group_size\": null, \"q_group_size\": 32}", 8, 32},
-      {"{\"bits\": null, \"w_bit\": null}", 0, -1},
-      {"{\"group_size\": -1}", 0, -1},
+      {"{\"bits\": null, \"w_bit\": null}", 4, -1},
+      {"{\"group_size\": -1}", 4, -1},
       {"{\"bits\": -3, \"group_size\": 9223372036854775807}", -3, INT64_MAX},
       {"{\"w_bit\": \"four\", \"bits\": 4}", 4, -1},
   };
@@ -405,7 +405,7 @@ static void test_a_single_file(void **state) {
   mlxq_checkpoint checkpoint = {.path = (char *)(uintptr_t)path_in(*state, "model.safetensors")};
   assert_int_equal(mlxq_foreign_config_read(&foreign, &checkpoint, "awq", &error), MLXQ_OK);
   assert_int_equal(foreign.group_size, -1);
-  assert_int_equal(foreign.bits, 0);
+  assert_int_equal(foreign.bits, 4);
   mlxq_foreign_config_free(&foreign);
 }
 

@@ -159,7 +159,8 @@ INLINE __m256 decode_e4m3_or_nan(__m128i codes) {
   __m128i wide = _mm_cvtepi8_epi16(codes);
   __m128i half = _mm_and_si128(_mm_slli_epi16(wide, 7), _mm_set1_epi16((int16_t)0xBFFF));
   __m128i is_nan = _mm_cmpeq_epi16(_mm_and_si128(wide, _mm_set1_epi16(0x7F)), _mm_set1_epi16(0x7F));
-  half = _mm_or_si128(half, _mm_and_si128(is_nan, _mm_set1_epi16(0x7E00)));
+  __m128i nan = _mm_or_si128(_mm_and_si128(half, _mm_set1_epi16((int16_t)0x8000)), _mm_set1_epi16(0x7E00));
+  half = _mm_blendv_epi8(half, nan, is_nan);
   return _mm256_mul_ps(_mm256_cvtph_ps(half), _mm256_set1_ps(256.0f));
 }
 
