@@ -323,13 +323,15 @@ static mlxq_status find_importer(conversion *work, const char *from, mlxq_import
               work->existing ? "the source is in MLX's format already"
                              : "nothing says that the source is quantized in another "
                                "format; mlxq quantize is for dense checkpoints");
-    return mlxq_error_at_file(error, MLXQ_UNSUPPORTED, work->checkpoint->path);
+    mlxq_error_at_file(error, MLXQ_UNSUPPORTED, work->checkpoint->path);
+    return MLXQ_UNSUPPORTED;
   }
   *importer = mlxq_import_planner(method);
   work->foreign = method;
   if (*importer) return MLXQ_OK;
   mlxq_fail(error, MLXQ_UNSUPPORTED, NULL, "quant_method", "'%s' cannot be imported; awq and gptq can", method);
-  return mlxq_error_at_file(error, MLXQ_UNSUPPORTED, work->checkpoint->path);
+  mlxq_error_at_file(error, MLXQ_UNSUPPORTED, work->checkpoint->path);
+  return MLXQ_UNSUPPORTED;
 }
 
 static mlxq_status plan_import(conversion *work, const mlxq_import_options *options, mlxq_error *error) {

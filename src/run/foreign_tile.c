@@ -190,11 +190,13 @@ static bool dequantize_row(const mlxq_foreign_layer *layer, const uint8_t *words
                            float *dense) {
   size_t ins = (size_t)layer->ins, group_ins = (size_t)layer->group_ins;
   uint8_t *codes = fit->once;
+  bool scaled = layer->zero_rule == MLXQ_ZERO_SCALED;
   unpack_row(layer->bits, codes, words, ins);
   for (size_t i = 0; i < ins; i++) {
     size_t group = group_index ? (size_t)group_index[i] : i / group_ins;
     if (group >= layer->groups) return false;
-    dense[i] = biases ? scales[group] * codes[i] + biases[group] : (codes[i] - zeros[group]) * scales[group];
+    const float code = (float)codes[i];
+    dense[i] = scaled ? scales[group] * code + biases[group] : (code - zeros[group]) * scales[group];
   }
   return true;
 }
@@ -221,10 +223,9 @@ static bool requantize(const mlxq_foreign_tile *tile, const mlxq_kernel_table *k
                            .groups = row_groups};
   size_t padding = (sizeof(float) - ins % sizeof(float)) % sizeof(float);
   float *dense = (float *)(void *)(fit->once + ins + padding);
-  bool scaled = layer->zero_rule == MLXQ_ZERO_SCALED;
   for (size_t out = 0; out < tile->outs; out++) {
     const float *scales = fit->scales + out * groups, *zeros = fit->zeros + out * groups;
-    const float *biases = scaled ? fit->biases + out * groups : NULL;
+    const float *biases = fit->biases + out * groups;
     if (!dequantize_row(layer, fit->words + out * ins * layer->bits / 8, scales, zeros, biases, tile->group_index, fit,
                         dense)) {
       *bad = "an index in g_idx is no group";

@@ -452,7 +452,7 @@ static mlxq_status run_copy(mlxq_worker *worker, mlxq_tile *tile, uint64_t *writ
   if (status != MLXQ_OK) return status;
   *written = tile->units * output->unit_bytes;
   if (has_sink(worker->request)) return store_output(worker, tile, output, inputs[0], error);
-  memcpy(place_output(worker, tile, output), inputs[0], (size_t)*written);
+  if (inputs[0]) memcpy(place_output(worker, tile, output), inputs[0], (size_t)*written);
   return MLXQ_OK;
 }
 

@@ -6,12 +6,12 @@
 /* Eight vectors of eight words, transposed. */
 INLINE void transpose_words(__m256i v[8]) {
   __m256i a[8], b[8];
-  for (int i = 0; i < 4; i++) {
+  for (size_t i = 0; i < 4; i++) {
     a[2 * i] = _mm256_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
     a[2 * i + 1] = _mm256_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
   }
-  for (int i = 0; i < 2; i++) {
-    for (int k = 0; k < 2; k++) {
+  for (size_t i = 0; i < 2; i++) {
+    for (size_t k = 0; k < 2; k++) {
       b[4 * i + 2 * k] = _mm256_unpacklo_epi64(a[4 * i + k], a[4 * i + 2 + k]);
       b[4 * i + 2 * k + 1] = _mm256_unpackhi_epi64(a[4 * i + k], a[4 * i + 2 + k]);
     }
