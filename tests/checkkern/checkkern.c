@@ -1,10 +1,10 @@
 /* Every kernel of kernels.def that is not the reference against the reference, byte for byte:
- *   checkkern [--long | --bench [FORMAT | cast]]
+ *   checkkern [--quick | --long | --bench [FORMAT | cast]]
  * What the formulas come to is the unit and golden tests'; here only equality counts, over inputs chosen to reach every
  * rounding, clamp and fallback, at any alignment and count of groups, with guard bytes around outputs. Inputs end where
  * their allocation ends, so that AddressSanitizer sees a read beyond. Kernels that this machine cannot run are printed;
  * it is a failure if one that it can run was not run. --bench prints the speed of all side by side, --long tries
- * many more inputs. */
+ * many more inputs, --quick fewer: for emulators. */
 #include "kernels/kernel_list.h"
 
 #include <inttypes.h>
@@ -571,6 +571,11 @@ static bool isas_are_right(void) {
            mlxq_isa_name(seen[i].isa));
     return false;
   }
+#elif defined(__aarch64__)
+  if (!mlxq_isa_usable(MLXQ_ISA_NEON)) {
+    puts("every aarch64 processor has neon, which mlxq_isa_usable denies");
+    return false;
+  }
 #endif
   return true;
 }
@@ -582,6 +587,7 @@ int main(int argc, char **argv) {
     return 0;
   }
   if (argc > 1 && strcmp(argv[1], "--long") == 0) rounds = 50 * rounds;
+  if (argc > 1 && strcmp(argv[1], "--quick") == 0) rounds = 1;
   unsigned usable = 0, run = 0;
   for (size_t i = 0; i < COUNT(kernels); i++) {
     kernel *tested = &kernels[i];
