@@ -43,16 +43,15 @@ const char *mlxq_isa_name(mlxq_isa isa) {
 bool mlxq_isa_usable(mlxq_isa isa) {
   switch (isa) {
     case MLXQ_ISA_REF:
+#if defined(__aarch64__) /* every such processor has it */
+    case MLXQ_ISA_NEON:
+#endif
       return true;
 #if defined(__x86_64__)
     case MLXQ_ISA_AVX2:
       return mlxq_x86_has_avx2();
     case MLXQ_ISA_AVX512:
       return mlxq_x86_has_avx512();
-#endif
-#if defined(__aarch64__) /* every such processor has it */
-    case MLXQ_ISA_NEON:
-      return true;
 #endif
     default:
       return false;

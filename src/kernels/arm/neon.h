@@ -185,7 +185,7 @@ INLINE uint8x16_t upper_bytes(uint16x8_t a, uint16x8_t b) {
 /* Sixteen codes, a byte each, joined to the lowest bits of two 64-bit lanes: neighbours to pairs, pairs to fours, fours
  * to eight. What is moved down brings others along below it: there, the bits that stay are chosen. */
 INLINE uint8x16_t join16(unsigned bits, uint8x16_t codes) {
-  const int down = 8 - (int)bits;
+  const int16_t down = (int16_t)(8 - bits);
   const uint64_t one = ((uint64_t)1 << bits) - 1, two = ((uint64_t)1 << 2 * bits) - 1,
                  four = ((uint64_t)1 << 4 * bits) - 1;
   uint16x8_t x = vreinterpretq_u16_u8(codes);
@@ -193,7 +193,7 @@ INLINE uint8x16_t join16(unsigned bits, uint8x16_t codes) {
   uint32x4_t y = vreinterpretq_u32_u16(x);
   y = vbslq_u32(vdupq_n_u32((uint32_t)two), y, vshlq_u32(y, vdupq_n_s32(-2 * down)));
   uint64x2_t z = vreinterpretq_u64_u32(y);
-  z = vbslq_u64(vdupq_n_u64(four), z, vshlq_u64(z, vdupq_n_s64(-4 * down)));
+  z = vbslq_u64(vdupq_n_u64(four), z, vshlq_u64(z, vdupq_n_s64(-4 * (int64_t)down)));
   return vreinterpretq_u8_u64(z);
 }
 
@@ -213,8 +213,9 @@ INLINE void pack32(unsigned bits, uint8_t *packed, uint8x16_t low, uint8x16_t hi
   for (size_t i = 0; i < bytes; i++) from[i] = (uint8_t)(i / bits * 8 + i % bits);
   uint8x16x2_t joined = {{join16(bits, low), join16(bits, high)}};
   uint8x16_t first = vqtbl2q_u8(joined, vld1q_u8(from)), second = vqtbl2q_u8(joined, vld1q_u8(from + 16));
-  memcpy(packed, &first, bytes < 16 ? bytes : 16);
-  if (bytes > 16) memcpy(packed + 16, &second, bytes - 16);
+  const size_t whole = bytes < 16 ? bytes : 16;
+  memcpy(packed, &first, whole);
+  memcpy(packed + whole, &second, bytes - whole);
 }
 
 /* Sixteen codes of the bit stream that begins at byte `first` of x: for each, the two bytes that it is in are put in a
@@ -222,10 +223,10 @@ INLINE void pack32(unsigned bits, uint8_t *packed, uint8x16_t low, uint8x16_t hi
 INLINE uint8x16_t spread16(unsigned bits, uint8x16_t x, unsigned first) {
   uint8_t from[32];
   int16_t down[8];
-  for (unsigned i = 0; i < 16; i++) {
+  for (size_t i = 0; i < 16; i++) {
     from[2 * i] = (uint8_t)(first + i * bits / 8);
     from[2 * i + 1] = (uint8_t)(first + i * bits / 8 + 1); /* beyond the end it is not used */
-    down[i % 8] = (int16_t) - (int)(i * bits % 8);
+    down[i % 8] = (int16_t)(0 - i * bits % 8);
   }
   const int16x8_t shift = vld1q_s16(down);
   uint16x8_t low = vshlq_u16(vreinterpretq_u16_u8(vqtbl1q_u8(x, vld1q_u8(from))), shift);
