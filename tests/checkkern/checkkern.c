@@ -1,10 +1,10 @@
 /* Every kernel of kernels.def that is not the reference against the reference, byte for byte:
- *   checkkern [--long | --bench [FORMAT | cast | transpose | fp8 | repack_awq]]
+ *   checkkern [--quick | --long | --bench [FORMAT | cast | transpose | fp8 | repack_awq]]
  * What the formulas come to is the unit and golden tests'; here only equality counts, over inputs chosen to reach every
  * rounding, clamp and fallback, at any alignment and count of groups, with guard bytes around outputs. Inputs end where
  * their allocation ends, so that AddressSanitizer sees a read beyond. Kernels that this machine cannot run are printed;
  * it is a failure if one that it can run was not run. --bench prints the speed of all side by side, --long tries
- * many more inputs. */
+ * many more inputs, --quick fewer: for emulators. */
 #include "kernels/kernel_list.h"
 
 #include <inttypes.h>
@@ -316,27 +316,26 @@ static void sweep_quantize(kernel *tested, mlxq_kernel_args *args) {
   const bool wide = args->dtype == MLXQ_F32;
   const size_t width = dtype_bytes(args->dtype), size = args->group_size,
                values = wide ? 65536 * COUNT(LOW_HALVES) : 65536;
-  const unsigned bits = FORMATS[tested->format].bits;
-  const float ruler = FORMATS[tested->format].affine        ? (float)((1u << bits) - 1)
+  const uint32_t magnitude = wide ? 0x7FFFFFFFu : 0x7FFFu;
+  const float ruler = FORMATS[tested->format].affine        ? (float)((1u << FORMATS[tested->format].bits) - 1)
                       : tested->format == MLXQ_FORMAT_MXFP8 ? 448.0f
                                                             : 6.0f;
   args->groups = values / (size - 1) + 1;
   uint8_t *dense = allocate(args->groups * size * width);
   for (size_t unit = 0; unit < COUNT(UNITS); unit++) {
     const float first = ruler * UNITS[unit];
+    uint32_t first_bits = 0;
+    mlxq_cast_ref(MLXQ_F32, args->dtype, &first, &first_bits, 1);
     size_t next = 0;
     for (size_t i = 0; i < args->groups * size; i++) {
-      uint8_t *place = dense + i * width;
-      uint32_t pattern = (uint32_t)next;
-      if (wide) pattern = (uint32_t)(next / COUNT(LOW_HALVES)) << 16 | LOW_HALVES[next % COUNT(LOW_HALVES)];
-      float x = first;
+      uint32_t bits = first_bits;
       if (i % size != 0) {
-        memcpy(place, &pattern, width);
-        mlxq_cast_ref(args->dtype, MLXQ_F32, place, &x, 1);
-        if (!(fabsf(x) <= fabsf(first))) x = 0.0f;
+        bits = (uint32_t)next;
+        if (wide) bits = (uint32_t)(next / COUNT(LOW_HALVES)) << 16 | LOW_HALVES[next % COUNT(LOW_HALVES)];
+        if ((bits & magnitude) > (first_bits & magnitude)) bits = 0;
         next = (next + 1) % values;
       }
-      mlxq_cast_ref(MLXQ_F32, args->dtype, &x, place, 1);
+      memcpy(dense + i * width, &bits, width);
     }
     check_quantize(tested, args, dense, 0);
   }
@@ -692,6 +691,11 @@ static bool isas_are_right(void) {
            mlxq_isa_name(seen[i].isa));
     return false;
   }
+#elif defined(__aarch64__)
+  if (!mlxq_isa_usable(MLXQ_ISA_NEON)) {
+    puts("every aarch64 processor has neon, which mlxq_isa_usable denies");
+    return false;
+  }
 #endif
   return true;
 }
@@ -703,6 +707,7 @@ int main(int argc, char **argv) {
     return 0;
   }
   if (argc > 1 && strcmp(argv[1], "--long") == 0) rounds = 50 * rounds;
+  if (argc > 1 && strcmp(argv[1], "--quick") == 0) rounds = 1;
   unsigned usable = 0, run = 0;
   for (size_t i = 0; i < COUNT(kernels); i++) {
     kernel *tested = &kernels[i];

@@ -7,7 +7,7 @@
 #ifndef MLXQ_KERNELS_X86_AVX2_H
 #define MLXQ_KERNELS_X86_AVX2_H
 
-#include "kernels/x86/blocks.h"
+#include "kernels/blocks.h"
 
 #include <immintrin.h>
 

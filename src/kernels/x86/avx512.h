@@ -5,7 +5,7 @@
 #ifndef MLXQ_KERNELS_X86_AVX512_H
 #define MLXQ_KERNELS_X86_AVX512_H
 
-#include "kernels/x86/blocks.h"
+#include "kernels/blocks.h"
 
 #include <immintrin.h>
 

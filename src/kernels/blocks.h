@@ -1,7 +1,7 @@
 /* What the vector kernels share that is no vector code: they go by blocks of groups, and leave what they do not do to
  * another kernel (`rest`): the last groups, and blocks that hold something rare. */
-#ifndef MLXQ_KERNELS_X86_BLOCKS_H
-#define MLXQ_KERNELS_X86_BLOCKS_H
+#ifndef MLXQ_KERNELS_BLOCKS_H
+#define MLXQ_KERNELS_BLOCKS_H
 
 #include "kernels/kernels.h"
 
