@@ -10,6 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#if defined(__linux__)
+#include <linux/magic.h>
+#include <sys/vfs.h>
+#endif
 #include <unistd.h>
 
 /* Some systems refuse or cut transfers of 2 GiB and more. */
@@ -107,13 +111,26 @@ mlxq_status mlxq_file_write_at(int fd, const void *buffer, size_t bytes, uint64_
   return MLXQ_OK;
 }
 
+#if defined(__linux__)
+/* A file system in memory has no blocks to reserve but pages, which it would fill with zeros first: looking whether
+ * there is room is enough. */
+static bool is_in_memory(int fd, uint64_t bytes, int *failed) {
+  struct statfs system;
+  if (fstatfs(fd, &system) != 0 || system.f_type != TMPFS_MAGIC) return false;
+  *failed = system.f_blocks > 0 && system.f_bavail < bytes / (uint64_t)system.f_bsize ? ENOSPC : EOPNOTSUPP;
+  return true;
+}
+#endif
+
 mlxq_status mlxq_file_reserve(int fd, uint64_t bytes, const char *path, mlxq_error *error) {
   /* fallocate, not posix_fallocate: glibc emulates the latter by writing, where the file system cannot. */
   int failed = 0;
 #if defined(__linux__)
-  do {
-    failed = bytes > 0 && fallocate(fd, 0, 0, (off_t)bytes) != 0 ? errno : 0;
-  } while (failed == EINTR);
+  if (!is_in_memory(fd, bytes, &failed)) {
+    do {
+      failed = bytes > 0 && fallocate(fd, 0, 0, (off_t)bytes) != 0 ? errno : 0;
+    } while (failed == EINTR);
+  }
   if (failed == 0) return MLXQ_OK;
 #endif
   if (failed == 0 || failed == EOPNOTSUPP || failed == ENOSYS || failed == EINVAL) {
