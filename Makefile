@@ -70,6 +70,9 @@ bench: test-dependencies all
 	@$(BUILD)/venv/bin/python bench/make_llama.py $(BUILD)/bench/llama
 	@$(BUILD)/venv/bin/python bench/compare_kernels.py --library "$$(ls $(BUILD)/libmlxq.so $(BUILD)/libmlxq.dylib 2>/dev/null | head -n 1)"
 	@$(BUILD)/venv/bin/python bench/compare_convert.py --mlxq $(BUILD)/mlxq --model $(BUILD)/bench/llama
+	@$(BUILD)/venv/bin/python bench/make_awq.py $(BUILD)/bench/awq
+	@$(BUILD)/venv/bin/python bench/compare_import.py --mlxq $(BUILD)/mlxq --model $(BUILD)/bench/awq
+	@$(BUILD)/venv/bin/python bench/compare_copy.py --mlxq $(BUILD)/mlxq --model $(BUILD)/bench/llama --on $(BUILD)/bench
 
 install: all
 	@DESTDIR=$(DESTDIR) cmake --install $(BUILD) --prefix $(PREFIX)
