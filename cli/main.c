@@ -12,7 +12,9 @@ static const command COMMANDS[] = {
      ".weight\n"
      "of two or more dimensions whose last axis the group size divides.\n"
      "A layer is skipped, or takes the last override that matches, or the recipe, or the default.\n"
-     "In a GLOB `*` crosses dots: 'model.layers.*.mlp.down_proj'.\n",
+     "In a GLOB `*` crosses dots: 'model.layers.*.mlp.down_proj'. Paths are those of the result: experts are stacked "
+     "as\n"
+     "'*.switch_mlp.down_proj'. A dry run lists them.\n",
      quantize, print_conversion, NULL},
     {"dequantize", "SRC DST", "turn a quantized MLX checkpoint into a dense one", "mbgptTzdfPqjch",
      "A folder's schemes are in its config.json; --mode, --bits and --group-size are for a single file. Without "

@@ -4,6 +4,8 @@
 #include "kernels/kernels.h"
 #include "plan/import.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -92,18 +94,29 @@ mlxq_status mlxq_foreign_widen(mlxq_foreign_layers *layers, const mlxq_import_re
   return MLXQ_OK;
 }
 
+static void warn(const mlxq_plan_request *request, const char *format, uint64_t layers, uint64_t bytes) {
+  char message[256];
+  if (layers == 0 || !request->warn) return;
+  snprintf(message, sizeof message, format, layers, layers == 1 ? "layer" : "layers", bytes);
+  request->warn(request->warn_user, message);
+}
+
 void mlxq_foreign_warn_of_cost(const mlxq_foreign_layers *layers, const mlxq_plan_request *request) {
-  uint64_t widened = 0, bytes = 0;
+  uint64_t widened = 0, bytes = 0, requantized = 0, without_zeros = 0, with_zeros = 0;
   for (size_t i = 0; i < layers->count; i++) {
     const mlxq_foreign_layer *layer = &layers->items[i];
+    requantized += layer->requantized;
+    without_zeros += layer->packing != MLXQ_PACKING_GPTQ && layer->zeros == MLXQ_NO_TENSOR;
+    with_zeros += layer->zeros != MLXQ_NO_TENSOR;
     if (!layer->widened) continue;
     widened++;
     bytes += layer->outs * layer->ins / 8;
   }
-  if (widened == 0 || !request->warn) return;
-  char *message =
-      mlxq_asprintf("%llu %s one bit more a code, so that no bias is rounded: %llu bytes more",
-                    (unsigned long long)widened, widened == 1 ? "layer gets" : "layers get", (unsigned long long)bytes);
-  if (message) request->warn(request->warn_user, message);
-  free(message);
+  warn(request, "one bit more a code for %" PRIu64 " %s, so that no bias is rounded: %" PRIu64 " bytes more", widened,
+       bytes);
+  warn(request, "%" PRIu64 " %s dequantized and quantized anew, with a loss", requantized, 0);
+  if (with_zeros > 0) {
+    warn(request, "%" PRIu64 " packed %s without .qzeros, though others have them: the zero point is taken for 8",
+         without_zeros, 0);
+  }
 }
