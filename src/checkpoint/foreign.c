@@ -10,10 +10,13 @@
 
 enum { MAX_FILE_BYTES = 1 << 20 };
 
-static const char *text_of(struct json_object *object, const char *key) {
+/* The text under a key; `*text` stays where there is none. */
+static mlxq_status read_text(const char **text, struct json_object *object, const char *key, mlxq_error *error) {
   struct json_object *value = NULL;
-  if (!json_object_object_get_ex(object, key, &value) || !json_object_is_type(value, json_type_string)) return "";
-  return json_object_get_string(value);
+  if (!json_object_object_get_ex(object, key, &value) || !value) return MLXQ_OK;
+  if (!json_object_is_type(value, json_type_string)) return mlxq_fail(error, MLXQ_PARSE, NULL, key, "not a string");
+  *text = json_object_get_string(value);
+  return MLXQ_OK;
 }
 
 /* The integer under the first of two keys that is there; `*value` stays where neither is. */
@@ -60,21 +63,20 @@ static void read_quantizer(mlxq_foreign_config *foreign, struct json_object *met
 
 static mlxq_status read_block(mlxq_foreign_config *foreign, struct json_object *block, mlxq_error *error) {
   struct json_object *meta = NULL;
-  bool there = false;
+  bool there = false, marlin = false;
   mlxq_status status = read_integer(&foreign->bits, block, "bits", "w_bit", error);
   if (status == MLXQ_OK) status = read_integer(&foreign->group_size, block, "group_size", "q_group_size", error);
   if (status == MLXQ_OK) {
     status = read_bool(&there, &foreign->zero_point, block, "zero_point", error);
   }
-  if (status == MLXQ_OK) status = read_bool(&there, &foreign->symmetric, block, "sym", error);
-  foreign->version = text_of(block, "version");
-  foreign->format = text_of(block, "checkpoint_format");
-  if (!*foreign->format) foreign->format = text_of(block, "format");
+  if (status == MLXQ_OK) status = read_bool(&foreign->says_symmetric, &foreign->symmetric, block, "sym", error);
+  if (status == MLXQ_OK) status = read_text(&foreign->version, block, "version", error);
+  if (status == MLXQ_OK) status = read_text(&foreign->format, block, "format", error);
+  if (status == MLXQ_OK) status = read_text(&foreign->format, block, "checkpoint_format", error);
   if (json_object_object_get_ex(block, "meta", &meta)) read_quantizer(foreign, meta);
   foreign->dynamic = json_object_object_get_ex(block, "dynamic", &meta) && json_object_is_type(meta, json_type_object);
-  if (json_object_object_get_ex(block, "is_marlin_format", &meta) && json_object_get_boolean(meta)) {
-    foreign->format = "marlin";
-  }
+  if (status == MLXQ_OK) status = read_bool(&there, &marlin, block, "is_marlin_format", error);
+  if (marlin) foreign->format = "marlin";
   return status;
 }
 
@@ -110,7 +112,8 @@ static mlxq_status read_file(mlxq_foreign_config *foreign, const mlxq_checkpoint
 
 mlxq_status mlxq_foreign_config_read(mlxq_foreign_config *foreign, const mlxq_checkpoint *checkpoint,
                                      const char *method, mlxq_error *error) {
-  *foreign = (mlxq_foreign_config){.group_size = -1, .zero_point = true, .version = "", .format = ""};
+  *foreign =
+      (mlxq_foreign_config){.group_size = -1, .zero_point = true, .symmetric = true, .version = "", .format = ""};
   if (strcmp(method, "awq") == 0) foreign->bits = 4; /* it has no others */
   struct json_object *block = checkpoint->config ? block_of(checkpoint) : NULL;
   if (!block) {

@@ -11,7 +11,8 @@ typedef struct mlxq_foreign_config {
   int64_t bits;       /* 0 where nothing is said */
   int64_t group_size; /* -1, also where nothing is said: see the scales */
   bool zero_point;
-  bool symmetric;
+  bool symmetric; /* GPTQ: `sym`; true, as its packers have it, where nothing is said */
+  bool says_symmetric;
   const char *version;   /* AWQ: "", "gemm", "gemv", ...; as it is spelt */
   const char *format;    /* GPTQ: checkpoint_format or format; "" where nothing is said */
   bool gptqmodel;        /* GPTQ: meta.quantizer names GPTQModel */

@@ -187,6 +187,7 @@ static mlxq_status stack(arrange_state *state, size_t index, const mlxq_rule *ru
                          mlxq_error *error) {
   const mlxq_tensor *first = &state->tensors->entries[index].tensor;
   uint64_t experts = 0, shape[MLXQ_MAX_RANK] = {0};
+  bool packed = false;
   mlxq_dtype dtype = first->dtype, other_dtype;
   if (number > 0) { /* the first expert brings the others along; here it is only seen that none is missing */
     char *before = join(first->name, length, rule->from, number - 1);
@@ -228,7 +229,8 @@ static mlxq_status stack(arrange_state *state, size_t index, const mlxq_rule *ru
     if (status != MLXQ_OK) break;
     mlxq_piece piece = piece_of(state, expert, &other_dtype);
     bool same_kind = mlxq_dtype_is_floating(dtype) ? mlxq_dtype_is_floating(other_dtype) : other_dtype == dtype;
-    bool same = tensor->rank == first->rank && same_kind &&
+    if (e == 0) packed = is_packed(state, &piece);
+    bool same = tensor->rank == first->rank && same_kind && is_packed(state, &piece) == packed &&
                 memcmp(tensor->shape, first->shape, first->rank * sizeof *first->shape) == 0;
     status = same ? mlxq_model_add_piece(state->model, &piece, error)
                   : fail_shape(error, tensor, "differs in shape or dtype from the experts before it");
@@ -367,6 +369,14 @@ static mlxq_status join_blocks(arrange_state *state, size_t index, const mlxq_ru
       (alternate && tensor->shape[tensor->rank - 3] % 2 != 0)) {
     return fail_shape(error, tensor, "must be U8 [..., rows, blocks, 16], with an even number of rows to be split");
   }
+  const char *ending = strrchr(tensor->name, '_');
+  char *scales = mlxq_asprintf("%.*s_scales", ending ? (int)(ending - tensor->name) : 0, tensor->name);
+  if (!scales) return mlxq_fail_memory(error);
+  bool there = mlxq_weights_find(state->tensors, scales) != NULL;
+  if (state->traits->mxfp4 && !there)
+    mlxq_fail(error, MLXQ_MISSING_KEY, NULL, scales, "missing: there are blocks, which come with scales");
+  free(scales);
+  if (state->traits->mxfp4 && !there) return MLXQ_MISSING_KEY;
   uint64_t bytes = tensor->shape[tensor->rank - 2] * 16, rows = tensor->shape[tensor->rank - 3];
   memcpy(shape, tensor->shape, tensor->rank * sizeof *shape);
   shape[tensor->rank - 2] = bytes / 4;

@@ -359,15 +359,19 @@ mlxq_status mlxq_family_edit_config(const mlxq_family *family, mlxq_checkpoint *
 }
 
 bool mlxq_family_has_bias(const mlxq_family *family, const mlxq_checkpoint *checkpoint, const char *layer) {
-  static const char *const WITHOUT[] = {"llama", "mistral", "mixtral"};
+  static const char *const WITHOUT[] = {"llama",     "mistral", "mixtral", "qwen2",       "qwen2_moe", "qwen3",
+                                        "qwen3_moe", "gemma",   "gemma2",  "gemma3_text", "phi3"};
+  const char *type = family->model_type;
   bool known = false;
-  for (size_t i = 0; family->model_type && i < sizeof WITHOUT / sizeof *WITHOUT; i++) {
-    known = known || strcmp(family->model_type, WITHOUT[i]) == 0;
+  for (size_t i = 0; type && i < sizeof WITHOUT / sizeof *WITHOUT; i++) known = known || strcmp(type, WITHOUT[i]) == 0;
+  if (!known) return true;
+  if (strncmp(type, "qwen2", 5) == 0) {
+    return ends_with(layer, ".q_proj") || ends_with(layer, ".k_proj") || ends_with(layer, ".v_proj");
   }
   const char *key = strstr(layer, ".self_attn.") ? "attention_bias" : strstr(layer, ".mlp.") ? "mlp_bias" : NULL;
   struct json_object *said = NULL;
-  if (!known) return true;
-  return key && json_object_object_get_ex(checkpoint->config, key, &said) && json_object_get_boolean(said);
+  return strcmp(type, "llama") == 0 && key && json_object_object_get_ex(checkpoint->config, key, &said) &&
+         json_object_get_boolean(said);
 }
 
 /* ---- Refusals -------------------------------------------------------------------------------------------------- */

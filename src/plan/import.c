@@ -89,6 +89,23 @@ mlxq_status mlxq_foreign_choose(mlxq_foreign_layer *layer, const char *path, con
   return mlxq_error_at_layer(error, mlxq_scheme_check(&layer->scheme, error), path);
 }
 
+mlxq_status mlxq_foreign_check_orphans(const mlxq_plan_request *request, const mlxq_foreign_layers *layers,
+                                       mlxq_error *error) {
+  static const char *const ENDS[] = {".scales", ".qzeros", ".scaled_zeros", ".g_idx"};
+  for (size_t i = 0; i < request->source->count; i++) {
+    const mlxq_tensor_entry *entry = &request->source->entries[i];
+    for (size_t k = 0; !layers->consumed[i] && k < sizeof ENDS / sizeof *ENDS; k++) {
+      size_t length = 0;
+      if (!mlxq_name_splits(entry->tensor.name, ENDS[k], &length)) continue;
+      mlxq_fail(error, MLXQ_UNSUPPORTED, NULL, entry->tensor.name,
+                "belongs to no packed layer; scales of activations have no place in MLX");
+      if (request->files) mlxq_error_at_file(error, MLXQ_UNSUPPORTED, request->files[entry->file].path);
+      return MLXQ_UNSUPPORTED;
+    }
+  }
+  return MLXQ_OK;
+}
+
 mlxq_scheme mlxq_foreign_common_scheme(const mlxq_foreign_layers *layers) {
   mlxq_scheme best = {.mode = MLXQ_AFFINE};
   size_t best_count = 0;
@@ -171,6 +188,7 @@ static void unify(const mlxq_model *model, const mlxq_foreign_layers *layers) {
     for (size_t k = 0; pattern && k < count; k++) {
       mlxq_foreign_layer *layer = layer_of(layers, pieces[k].stored);
       if (!layer || layer->bits != pattern->bits || layer->group_ins != pattern->group_ins) continue;
+      if (pattern->widened && layer->zero_rule == MLXQ_ZERO_SCALED) continue; /* has no integers to shift by */
       layer->widened = pattern->widened;
       layer->requantized = pattern->requantized;
       layer->repeat = pattern->repeat;

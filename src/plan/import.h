@@ -45,6 +45,10 @@ bool mlxq_foreign_dtype(mlxq_dtype *dtype, const mlxq_weights *source, const mlx
 mlxq_status mlxq_foreign_choose(mlxq_foreign_layer *layer, const char *path, const mlxq_import_request *request,
                                 mlxq_error *error);
 
+/* MLXQ_UNSUPPORTED for `.scales` and such that belong to no packed layer: those of activations have no place in MLX. */
+mlxq_status mlxq_foreign_check_orphans(const mlxq_plan_request *request, const mlxq_foreign_layers *layers,
+                                       mlxq_error *error);
+
 /* With --exact: widens every layer of which a bias would lose bits. MLXQ_OUT_OF_RANGE for one of 8 bits. */
 mlxq_status mlxq_foreign_widen(mlxq_foreign_layers *layers, const mlxq_import_request *request, mlxq_error *error);
 

@@ -243,20 +243,6 @@ static mlxq_status read_layer(const awq_state *state, const awq_parts *parts, ml
 
 /* ---- All of it ------------------------------------------------------------------------------------------------- */
 
-/* A folder's `.scales` that belong to no packed layer are those of activations, for which MLX has no place. */
-static mlxq_status check_orphans(const awq_state *state, mlxq_error *error) {
-  for (size_t i = 0; i < state->source->count; i++) {
-    const mlxq_tensor *tensor = &state->source->entries[i].tensor;
-    size_t length = 0;
-    if (state->layers.consumed[i]) continue;
-    if (mlxq_name_splits(tensor->name, ".scales", &length) || mlxq_name_splits(tensor->name, ".qzeros", &length)) {
-      return mlxq_fail(error, MLXQ_UNSUPPORTED, NULL, tensor->name,
-                       "belongs to no packed layer: scaled activations have no place in MLX");
-    }
-  }
-  return MLXQ_OK;
-}
-
 static int compare_layers(const void *left, const void *right) {
   const mlxq_foreign_layer *a = left, *b = right;
   return (a->weight > b->weight) - (a->weight < b->weight);
@@ -275,7 +261,9 @@ static mlxq_status read_layers(awq_state *state, mlxq_error *error) {
     mlxq_foreign_layer *layer = &state->layers.items[i];
     status = mlxq_foreign_choose(layer, state->parts[i].path, state->request, error);
   }
-  if (status == MLXQ_OK && state->request->common.for_mlx) status = check_orphans(state, error);
+  if (status == MLXQ_OK && state->request->common.for_mlx) {
+    status = mlxq_foreign_check_orphans(&state->request->common, &state->layers, error);
+  }
   return status;
 }
 

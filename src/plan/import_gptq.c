@@ -110,9 +110,12 @@ static mlxq_status check_parts(const gptq_state *state, const char *path, mlxq_f
   layer->ins /= layer->bits;
   layer->outs = weight->shape[1];
   layer->group_ins = group_size > 0 ? (uint64_t)group_size : layer->ins;
-  if (from_shapes && scales->shape[0] > 0) layer->group_ins = (layer->ins - 1) / scales->shape[0] + 1;
   if (layer->group_ins > layer->ins) layer->group_ins = layer->ins;
-  if (layer->ins == 0 || layer->ins % 8 != 0 || layer->outs % mlxq_foreign_unit_outs(layer) != 0) {
+  bool fits = layer->ins > 0 && (layer->ins - 1) / layer->group_ins + 1 == scales->shape[0];
+  bool divides = scales->shape[0] > 0 && layer->ins % scales->shape[0] == 0;
+  if (!fits && divides && (from_shapes || group_size < 0)) layer->group_ins = layer->ins / scales->shape[0];
+  if (layer->ins == 0 || layer->group_ins == 0 || layer->ins % 8 != 0 ||
+      layer->outs % mlxq_foreign_unit_outs(layer) != 0) {
     return mlxq_fail(error, MLXQ_NOT_DIVISIBLE, path, weight->name,
                      "has %llu inputs and %llu outputs of %u bits, which "
                      "fill no whole words",
@@ -213,7 +216,7 @@ static mlxq_status choose_zero_rule(gptq_state *state, mlxq_foreign_layer *layer
     layer->zeros = MLXQ_NO_TENSOR;
     return MLXQ_OK;
   }
-  state->mislabelled = state->mislabelled || symmetric;
+  state->mislabelled = state->mislabelled || (symmetric && state->request->config.says_symmetric);
   state->ambiguous = state->ambiguous || (state->zero_rule == MLXQ_ZERO_LESS_ONE && survey.some_all_ones);
   return MLXQ_OK;
 }
@@ -324,6 +327,9 @@ mlxq_status mlxq_plan_import_gptq(mlxq_plan **plan, mlxq_import_request *request
   *plan = NULL;
   mlxq_status status = check_config(&state, error);
   if (status == MLXQ_OK) status = read_layers(&state, error);
+  if (status == MLXQ_OK && request->common.for_mlx) {
+    status = mlxq_foreign_check_orphans(&request->common, &state.layers, error);
+  }
   if (status == MLXQ_OK) {
     choose_dtypes(&state);
     status = mlxq_foreign_widen(&state.layers, request, error);

@@ -46,10 +46,13 @@ static bool row_loses_bits(const fit_row *row, const mlxq_foreign_layer *layer, 
   kernels->cast(MLXQ_F32, layer->round_dtype, row->scales, row->narrow, row->count); /* --dtype */
   kernels->cast(layer->round_dtype, MLXQ_F32, row->narrow, row->scales, row->count);
   mlxq_foreign_unpack_zeros(layer, row->zero_words, row->count, row->zeros);
-  for (size_t i = 0; i < row->count; i++) row->zeros[i] *= row->scales[i];
-  kernels->cast(MLXQ_F32, layer->round_dtype, row->zeros, row->narrow, row->count);
+  for (size_t i = 0; i < row->count; i++) row->rounded[i] = row->zeros[i] * row->scales[i];
+  kernels->cast(MLXQ_F32, layer->round_dtype, row->rounded, row->narrow, row->count);
   kernels->cast(layer->round_dtype, MLXQ_F32, row->narrow, row->rounded, row->count);
-  return memcmp(row->zeros, row->rounded, row->count * sizeof(float)) != 0;
+  for (size_t i = 0; i < row->count; i++) {
+    if ((double)row->zeros[i] * (double)row->scales[i] != (double)row->rounded[i]) return true; /* 53 bits hold it */
+  }
+  return false;
 }
 
 static mlxq_status loses_bits(bool *loses, const mlxq_foreign_layer *layer, const mlxq_plan_request *request,

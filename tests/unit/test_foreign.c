@@ -210,7 +210,8 @@ static void test_defaults(void **state) {
     assert_int_equal(foreign.bits, i % 2 ? 4 : 0); /* AWQ has no others */
     assert_int_equal(foreign.group_size, -1);
     assert_true(foreign.zero_point);
-    assert_false(foreign.symmetric || foreign.gptqmodel || foreign.dynamic);
+    assert_true(foreign.symmetric); /* as GPTQ's packers have it */
+    assert_false(foreign.says_symmetric || foreign.gptqmodel || foreign.dynamic);
     assert_int_equal(foreign.gptqmodel_version, 0);
     assert_string_equal(foreign.version, "");
     assert_string_equal(foreign.format, "");
@@ -249,17 +250,18 @@ static void test_flags_and_texts(void **state) {
       "{\"quantization_config\": {\"zero_point\": false, \"sym\": true, \"version\": \"GEMM\", \"format\": \"gptq_v2\","
       " \"checkpoint_format\": \"gptq\", \"dynamic\": {}}}");
   assert_false(foreign.zero_point);
-  assert_true(foreign.symmetric);
+  assert_true(foreign.symmetric && foreign.says_symmetric);
   assert_true(foreign.dynamic);
   assert_string_equal(foreign.version, "GEMM");
   assert_string_equal(foreign.format, "gptq");
   mlxq_foreign_config_free(&foreign);
-  /* What is not of the type is not said. */
+  /* null is not said. */
   foreign = good_config(*state, "gptq",
-                        "{\"quantization_config\": {\"zero_point\": null, \"sym\": null, \"version\": 7,"
-                        " \"checkpoint_format\": [], \"format\": \"gptq_v2\", \"dynamic\": null}}");
+                        "{\"quantization_config\": {\"zero_point\": null, \"sym\": null, \"version\": null,"
+                        " \"checkpoint_format\": null, \"format\": \"gptq_v2\", \"dynamic\": null}}");
   assert_true(foreign.zero_point);
-  assert_false(foreign.symmetric || foreign.dynamic);
+  assert_true(foreign.symmetric);
+  assert_false(foreign.says_symmetric || foreign.dynamic);
   assert_string_equal(foreign.version, "");
   assert_string_equal(foreign.format, "gptq_v2");
   mlxq_foreign_config_free(&foreign);
@@ -342,6 +344,10 @@ static void test_wrong_types(void **state) {
       {"{\"zero_point\": \"true\"}", "zero_point"},
       {"{\"sym\": 0}", "sym"},
       {"{\"sym\": \"false\"}", "sym"},
+      {"{\"version\": 7}", "version"},
+      {"{\"checkpoint_format\": []}", "checkpoint_format"},
+      {"{\"format\": 2}", "format"},
+      {"{\"is_marlin_format\": \"false\"}", "is_marlin_format"},
       {"4", "quantization_config"},
       {"[]", "quantization_config"},
       {"\"awq\"", "quantization_config"},
