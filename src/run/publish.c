@@ -147,14 +147,25 @@ mlxq_status mlxq_staging_check(mlxq_staging *staging, const char *source, const 
 
 /* ---- The working folder ---------------------------------------------------------------------------------------- */
 
-/* Removes what is in the folder, the folder itself stays. */
-static mlxq_status empty_folder(const char *path, mlxq_error *error) {
+static bool is_kept(const mlxq_plan *plan, const mlxq_journal *journal, const char *name) {
+  if (!journal) return false;
+  if (strcmp(name, MLXQ_JOURNAL_NAME) == 0) return true;
+  for (size_t i = 0; i < plan->file_count; i++) {
+    if (mlxq_journal_has(journal, (uint32_t)i) && strcmp(name, plan->files[i].name) == 0) return true;
+  }
+  return false;
+}
+
+/* Removes what is in the folder and is not kept; the folder itself stays. */
+static mlxq_status empty_folder(const char *path, const mlxq_plan *plan, const mlxq_journal *journal,
+                                mlxq_error *error) {
   DIR *folder = opendir(path);
   if (!folder) return mlxq_fail_errno(error, errno, path, "cannot open");
   mlxq_status status = MLXQ_OK;
   const struct dirent *entry;
   while (status == MLXQ_OK && (entry = readdir(folder))) {
     if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) continue;
+    if (is_kept(plan, journal, entry->d_name)) continue;
     char *inside = mlxq_path_join(path, entry->d_name);
     status = inside ? mlxq_file_remove_tree(inside, error) : mlxq_fail_memory(error);
     free(inside);
@@ -198,10 +209,11 @@ mlxq_status mlxq_staging_create(mlxq_staging *staging, mlxq_error *error) {
   if (!made && errno != EEXIST) return mlxq_fail_errno(error, errno, path, "cannot create");
   mlxq_status status = lock_folder(&staging->lock, staging, path, error);
   if (status != MLXQ_OK && status != MLXQ_BUSY && made) rmdir(path);
-  return status == MLXQ_OK ? empty_folder(path, error) : status;
+  return status;
 }
 
-static mlxq_status create_file(const mlxq_staging *staging, mlxq_plan *plan, uint32_t index, mlxq_error *error) {
+static mlxq_status create_file(const mlxq_staging *staging, mlxq_plan *plan, uint32_t index, mlxq_journal *journal,
+                               mlxq_error *error) {
   const mlxq_plan_file *file = &plan->files[index];
   char *header = NULL;
   size_t header_bytes = 0;
@@ -216,21 +228,34 @@ static mlxq_status create_file(const mlxq_staging *staging, mlxq_plan *plan, uin
   if (status == MLXQ_OK) status = mlxq_file_create(&fd, path, error);
   if (status == MLXQ_OK) status = mlxq_file_reserve(fd, file_bytes, path, error);
   if (status == MLXQ_OK) status = mlxq_file_write_at(fd, header, header_bytes, 0, path, error);
+  if (status == MLXQ_OK) status = mlxq_journal_wrote(journal, index, fd, 0, header, header_bytes, error);
+  mlxq_error_at_file(error, status, path);
   if (fd >= 0 && close(fd) != 0 && status == MLXQ_OK) status = mlxq_fail_errno(error, errno, path, "cannot close");
   free(header);
   free(path);
   return status;
 }
 
-mlxq_status mlxq_staging_create_files(const mlxq_staging *staging, mlxq_plan *plan, mlxq_error *error) {
-  for (size_t i = 0; i < plan->file_count; i++) {
-    mlxq_status status = create_file(staging, plan, (uint32_t)i, error);
-    if (status != MLXQ_OK) return status;
+mlxq_status mlxq_staging_create_files(const mlxq_staging *staging, mlxq_plan *plan, mlxq_journal *journal,
+                                      mlxq_error *error) {
+  mlxq_status status = empty_folder(staging->folder, plan, journal, error);
+  for (size_t i = 0; status == MLXQ_OK && i < plan->file_count; i++) {
+    if (!mlxq_journal_has(journal, (uint32_t)i)) status = create_file(staging, plan, (uint32_t)i, journal, error);
   }
-  return MLXQ_OK;
+  /* So that a power cut leaves names for what the journal will vouch for. */
+  if (status == MLXQ_OK && journal) status = mlxq_folder_sync(staging->folder, error);
+  if (status == MLXQ_OK && journal) status = mlxq_folder_sync(staging->parent, error);
+  return status;
 }
 
 /* ---- Publishing ------------------------------------------------------------------------------------------------ */
+
+static mlxq_status remove_journal(const mlxq_staging *staging, mlxq_error *error) {
+  char *path = mlxq_path_join(staging->folder, MLXQ_JOURNAL_NAME);
+  mlxq_status status = path ? mlxq_file_remove_tree(path, error) : mlxq_fail_memory(error);
+  free(path);
+  return status;
+}
 
 static mlxq_status sync_files(const mlxq_staging *staging, const mlxq_plan *plan, mlxq_error *error) {
   for (size_t i = 0; i < plan->file_count; i++) {
@@ -242,7 +267,8 @@ static mlxq_status sync_files(const mlxq_staging *staging, const mlxq_plan *plan
     free(path);
     if (status != MLXQ_OK) return status;
   }
-  return mlxq_folder_sync(staging->folder, error);
+  mlxq_status status = remove_journal(staging, error);
+  return status == MLXQ_OK ? mlxq_folder_sync(staging->folder, error) : status;
 }
 
 /* Renames with the kernel's guarantee where the file system offers it; otherwise as near to it as POSIX goes. */
