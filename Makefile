@@ -56,6 +56,7 @@ format:
 
 # What takes longer than a commit should wait for.
 test-long: test
+	@python3 tests/faults/run.py --mlxq $(BUILD)/mlxq --shim $(BUILD)/tests/fault_shim.so --examples examples
 	@scripts/install-dependencies.sh fuzz
 	@cmake -G Ninja -S . -B $(BUILD)/fuzz -DCMAKE_C_COMPILER=clang -DMLXQ_SANITIZE=ON -DMLXQ_FUZZ=ON >/dev/null
 	@ninja -C $(BUILD)/fuzz

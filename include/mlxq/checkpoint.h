@@ -54,7 +54,7 @@ typedef struct mlxq_convert_options {
   const char *cpu;         /* highest instruction set to use, see mlxq_cpu_level; NULL: the best there is */
   bool dry_run;            /* plan and report, write nothing */
   bool force;              /* replace an existing destination; convert a model_type that may come out wrong */
-  bool keep_partial;       /* leave the unfinished work beside the destination on failure */
+  bool keep_partial;       /* on failure leave the unfinished work beside the destination, for the next run */
   bool allow_nonfinite;    /* quantize groups that hold NaN or infinity to NaN */
 
   /* NULL for none; all but `cancelled` on the calling thread. `progress` gets bytes written so far and in all. `warn`

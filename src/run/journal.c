@@ -23,36 +23,51 @@ enum {
 
 /* ---- Checksum -------------------------------------------------------------------------------------------------- */
 
-/* A number that belongs to a position. */
-static uint64_t position_factor(uint64_t position) {
-  uint64_t x = (position + 1) * UINT64_C(0x9e3779b97f4a7c15);
+/* Words that share one pseudo-random number, turned by two bits more for each half of a word. */
+enum { BLOCK_WORDS = 16 };
+
+/* The number of a block. */
+static uint64_t block_number(uint64_t block) {
+  uint64_t x = (block + 1) * UINT64_C(0x9e3779b97f4a7c15);
   x = (x ^ x >> 32) * UINT64_C(0xd6e8feb86659fd93);
   return x ^ x >> 32;
 }
 
+static uint64_t turned(uint64_t number, unsigned bits) {
+  return number << bits | number >> (64 - bits) % 64;
+}
+
 /* Linear in the bytes of a word, so that a word may come in parts. The factors are odd: no change of half a word is
  * lost. */
-static uint64_t sum_word(uint64_t position, uint64_t word) {
-  uint64_t factor = position_factor(position);
-  return (word & UINT32_MAX) * (factor | 1) + (word >> 32) * ((factor << 29 | factor >> 35) | 1);
+static uint64_t sum_word(uint64_t number, unsigned place, uint64_t word) {
+  uint64_t low = turned(number, 4 * place) | 1, high = turned(number, 4 * place + 2) | 1;
+  return (word & UINT32_MAX) * low + (word >> 32) * high;
+}
+
+static uint64_t sum_block(uint64_t block, const unsigned char *data) {
+  uint64_t sum = 0, number = block_number(block), words[BLOCK_WORDS];
+  memcpy(words, data, sizeof words);
+  for (unsigned i = 0; i < BLOCK_WORDS; i++) sum += sum_word(number, i, words[i]);
+  return sum;
 }
 
 uint64_t mlxq_journal_sum(uint64_t offset, const void *data, size_t bytes) {
+  enum { WORD = sizeof(uint64_t), BLOCK = BLOCK_WORDS * WORD };
   const unsigned char *from = data;
-  uint64_t sum = 0, position = offset / sizeof(uint64_t);
-  size_t skip = (size_t)(offset % sizeof(uint64_t));
+  uint64_t sum = 0;
   while (bytes > 0) {
     uint64_t word = 0;
-    size_t part = sizeof word - skip < bytes ? sizeof word - skip : bytes;
-    if (part == sizeof word) {
-      memcpy(&word, from, sizeof word);
+    size_t skip = (size_t)(offset % WORD), part = WORD - skip < bytes ? WORD - skip : bytes;
+    if (offset % BLOCK == 0 && bytes >= BLOCK) {
+      part = BLOCK;
+      sum += sum_block(offset / BLOCK, from);
     } else {
       memcpy((unsigned char *)&word + skip, from, part);
+      sum += sum_word(block_number(offset / BLOCK), (unsigned)(offset % BLOCK / WORD), word);
     }
-    sum += sum_word(position++, word);
     from += part;
+    offset += part;
     bytes -= part;
-    skip = 0;
   }
   return sum;
 }

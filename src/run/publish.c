@@ -48,22 +48,36 @@ typedef struct folder_content {
   bool anything, config, safetensors, folders;
 } folder_content;
 
+/* The next entry but "." and "..". NULL at the end; `*failed` is then 0, or the errno of a listing that broke off. */
+static const struct dirent *next_entry(DIR *folder, int *failed) {
+  const struct dirent *entry;
+  do {
+    errno = 0;
+    entry = readdir(folder);
+    *failed = entry ? 0 : errno;
+  } while (entry && (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0));
+  return entry;
+}
+
 static mlxq_status look_into(folder_content *content, const char *path, mlxq_error *error) {
   *content = (folder_content){0};
   DIR *folder = opendir(path);
   if (!folder) return mlxq_fail_errno(error, errno, path, "cannot open");
+  int failed;
   const struct dirent *entry;
-  while ((entry = readdir(folder))) {
+  while ((entry = next_entry(folder, &failed))) {
     struct stat kind;
-    if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) continue;
+    if (fstatat(dirfd(folder), entry->d_name, &kind, AT_SYMLINK_NOFOLLOW) != 0) {
+      failed = errno;
+      break;
+    }
     content->anything = true;
     content->config = content->config || strcmp(entry->d_name, "config.json") == 0;
     content->safetensors = content->safetensors || fnmatch("*.safetensors", entry->d_name, 0) == 0;
-    content->folders = content->folders || (fstatat(dirfd(folder), entry->d_name, &kind, AT_SYMLINK_NOFOLLOW) == 0 &&
-                                            S_ISDIR(kind.st_mode));
+    content->folders = content->folders || S_ISDIR(kind.st_mode);
   }
   closedir(folder);
-  return MLXQ_OK;
+  return failed ? mlxq_fail_errno(error, failed, path, "cannot list") : MLXQ_OK;
 }
 
 /* --force replaces what a conversion makes, and empty folders; not somebody's notes or home. */
@@ -162,36 +176,40 @@ static mlxq_status empty_folder(const char *path, const mlxq_plan *plan, const m
   DIR *folder = opendir(path);
   if (!folder) return mlxq_fail_errno(error, errno, path, "cannot open");
   mlxq_status status = MLXQ_OK;
+  int failed = 0;
   const struct dirent *entry;
-  while (status == MLXQ_OK && (entry = readdir(folder))) {
-    if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) continue;
+  while (status == MLXQ_OK && (entry = next_entry(folder, &failed))) {
     if (is_kept(plan, journal, entry->d_name)) continue;
     char *inside = mlxq_path_join(path, entry->d_name);
     status = inside ? mlxq_file_remove_tree(inside, error) : mlxq_fail_memory(error);
     free(inside);
   }
   closedir(folder);
+  if (status == MLXQ_OK && failed) return mlxq_fail_errno(error, failed, path, "cannot list");
   return status;
 }
 
-/* True where the locked descriptor is still what the path names: another process may have renamed it in between. */
-static bool still_there(int lock, const char *path) {
+/* 0 where the locked descriptor is still what the path names. Another process may have renamed it in between: then
+ * EWOULDBLOCK, as where it is locked. */
+static int check_still_there(int lock, const char *path) {
   struct stat of_lock, of_path;
-  return fstat(lock, &of_lock) == 0 && lstat(path, &of_path) == 0 && of_lock.st_ino == of_path.st_ino &&
-         of_lock.st_dev == of_path.st_dev;
+  if (fstat(lock, &of_lock) != 0) return errno;
+  if (lstat(path, &of_path) != 0) return errno == ENOENT ? EWOULDBLOCK : errno;
+  return of_lock.st_ino == of_path.st_ino && of_lock.st_dev == of_path.st_dev ? 0 : EWOULDBLOCK;
 }
 
 /* Locks a folder against other processes that work on the same destination: what lies under the working name is locked
  * as long as it is there, the replaced folder that an exchange put there included. */
 static mlxq_status lock_folder(int *lock, const mlxq_staging *staging, const char *path, mlxq_error *error) {
-  int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), failed = 0;
+  int fd = mlxq_open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW), failed = 0;
   if (fd < 0) return mlxq_fail_errno(error, errno, path, "cannot open");
   do {
     failed = flock(fd, LOCK_EX | LOCK_NB) != 0 ? errno : 0;
   } while (failed == EINTR);
   /* Some file systems have no locks; there two processes are told apart by their renames only. */
   if (failed == ENOSYS || failed == ENOLCK || failed == EOPNOTSUPP) failed = 0;
-  if (failed == EWOULDBLOCK || (failed == 0 && !still_there(fd, path))) {
+  if (failed == 0) failed = check_still_there(fd, path);
+  if (failed == EWOULDBLOCK) {
     close(fd);
     return fail_at(error, MLXQ_BUSY, staging->destination, "another process is writing it");
   }
@@ -313,7 +331,8 @@ static mlxq_status replace(mlxq_staging *staging, const char *from, mlxq_error *
 
 static mlxq_status put_in_place(mlxq_staging *staging, const char *from, mlxq_error *error) {
   int failed = rename_to_new(from, staging->destination);
-  if (failed == EEXIST && staging->force) return replace(staging, from, error);
+  staging->replaced = failed == EEXIST && staging->force;
+  if (staging->replaced) return replace(staging, from, error);
   return failed ? mlxq_fail_errno(error, failed, staging->destination, "cannot publish") : MLXQ_OK;
 }
 
@@ -330,9 +349,10 @@ mlxq_status mlxq_staging_publish(mlxq_staging *staging, const mlxq_plan *plan, m
   if (status != MLXQ_OK) return status;
   staging->published = true;
   status = mlxq_folder_sync(staging->parent, error);
-  if (status != MLXQ_OK) return status;
+  if (status != MLXQ_OK && staging->replaced) return status;
   /* What is left under the working names: nothing, what was replaced, or the folder that the file was made in. */
-  status = mlxq_file_remove_tree(staging->folder, error);
+  mlxq_status removed = mlxq_file_remove_tree(staging->folder, status == MLXQ_OK ? error : NULL);
+  if (status == MLXQ_OK) status = removed;
   if (status == MLXQ_OK) status = mlxq_file_remove_tree(staging->aside, error);
   return status;
 }

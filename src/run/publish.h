@@ -12,7 +12,7 @@ typedef struct mlxq_staging {
   char *aside;  /* parent/.NAME.mlxq-old: where the file system cannot exchange, the old folder while it is replaced */
   int lock;     /* descriptor of `folder`, locked; -1 before */
   int old_lock; /* of the folder that is replaced, locked until it is removed; -1: none */
-  bool is_folder, force, keep_partial, published;
+  bool is_folder, force, keep_partial, published, replaced;
 } mlxq_staging;
 
 /* Checks that the destination may be made: that its parent exists, that it is absent (or with `force` is a checkpoint
@@ -31,7 +31,7 @@ mlxq_status mlxq_staging_create_files(const mlxq_staging *staging, mlxq_plan *pl
 
 /* Syncs the plan's files and the folder, removes the journal, renames the result to the destination, syncs that, and
  * removes what was replaced. From the rename on the destination is whole: an error after it says that it may not be on
- * the disk yet, or that the old one could not be removed. */
+ * the disk yet (then what was replaced stays, under a working name), or that the old one could not be removed. */
 mlxq_status mlxq_staging_publish(mlxq_staging *staging, const mlxq_plan *plan, mlxq_error *error);
 
 /* Removes the working folder, unless published or to be kept, and releases everything. */

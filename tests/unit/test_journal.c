@@ -118,7 +118,7 @@ static void restart(const plan_on_disk *made) {
 
 static void test_sums_add_up(void **state) {
   (void)state;
-  unsigned char bytes[300];
+  unsigned char bytes[900];
   for (size_t i = 0; i < sizeof bytes; i++) bytes[i] = (unsigned char)next_random();
   uint64_t whole = mlxq_journal_sum(5, bytes, sizeof bytes);
   for (int round = 0; round < 2000; round++) {
@@ -134,7 +134,7 @@ static void test_sums_add_up(void **state) {
 
 static void test_a_change_changes_the_sum(void **state) {
   (void)state;
-  unsigned char bytes[64] = {0};
+  unsigned char bytes[256] = {0};
   uint64_t whole = mlxq_journal_sum(0, bytes, sizeof bytes);
   for (size_t i = 0; i < sizeof bytes; i++) {
     for (int bit = 0; bit < 8; bit++) {
@@ -143,14 +143,18 @@ static void test_a_change_changes_the_sum(void **state) {
     }
     bytes[i] = 0;
   }
-  /* Words that change places. */
+  /* Halves of words that change places. */
   for (size_t i = 0; i < sizeof bytes; i++) bytes[i] = (unsigned char)i;
   whole = mlxq_journal_sum(0, bytes, sizeof bytes);
-  unsigned char first[8];
-  memcpy(first, bytes, 8);
-  memcpy(bytes, bytes + 8, 8);
-  memcpy(bytes + 8, first, 8);
-  assert_true(mlxq_journal_sum(0, bytes, sizeof bytes) != whole);
+  for (size_t i = 0; i + 4 <= sizeof bytes; i += 4) {
+    for (size_t k = 0; k < i; k += 4) {
+      unsigned char changed[sizeof bytes];
+      memcpy(changed, bytes, sizeof bytes);
+      memcpy(changed + i, bytes + k, 4);
+      memcpy(changed + k, bytes + i, 4);
+      assert_true(mlxq_journal_sum(0, changed, sizeof bytes) != whole);
+    }
+  }
 }
 
 /* ---- What is believed ------------------------------------------------------------------------------------------ */
