@@ -40,7 +40,7 @@ test: test-dependencies lint
 	@cmake -G Ninja -S . -B $(BUILD)/sanitize -DCMAKE_BUILD_TYPE=Debug -DMLXQ_SANITIZE=ON -DMLXQ_WERROR=ON >/dev/null
 	@ninja -C $(BUILD)/sanitize
 	@cd $(BUILD)/sanitize && ctest -j $(JOBS) --output-on-failure --no-tests=error
-	@cmake -G Ninja -S . -B $(BUILD) -DBUILD_TESTING=ON -DMLXQ_WERROR=ON \
+	@cmake -G Ninja -S . -B $(BUILD) -DBUILD_TESTING=ON -DMLXQ_WERROR=ON -DMLXQ_CROSS_TESTS=ON \
 	  -DMLXQ_PYTHON=$(CURDIR)/$(BUILD)/venv/bin/python >/dev/null
 	@ninja -C $(BUILD)
 	@cd $(BUILD) && ctest -j $(JOBS) --output-on-failure --no-tests=error
@@ -49,7 +49,8 @@ lint: test-dependencies
 	@clang-format --dry-run -Werror $(SOURCES)
 	@cmake -G Ninja -S . -B $(BUILD)/tidy -DCMAKE_C_COMPILER=clang -DBUILD_TESTING=OFF \
 	  -DCMAKE_EXPORT_COMPILE_COMMANDS=ON >/dev/null
-	@find src cli -name '*.c' | xargs -P $(JOBS) -n 4 clang-tidy --quiet -p $(BUILD)/tidy
+	@find src cli -name '*.c' ! -path 'src/kernels/arm/*' | xargs -P $(JOBS) -n 4 clang-tidy --quiet -p $(BUILD)/tidy
+	@clang-tidy --quiet src/kernels/arm/*.c -- --target=aarch64-linux-gnu -std=c17 -D_GNU_SOURCE -Iinclude -Isrc
 
 format:
 	@clang-format -i $(SOURCES)
@@ -57,6 +58,9 @@ format:
 # What takes longer than a commit should wait for.
 test-long: test
 	@python3 tests/faults/run.py --mlxq $(BUILD)/mlxq --shim $(BUILD)/tests/fault_shim.so --examples examples
+	@$(BUILD)/tests/checkkern --long
+	@case $$(uname -m) in aarch64 | arm64) ;; \
+	  *) tests/checkkern/neon.sh aarch64-linux-gnu-gcc qemu-aarch64 --long ;; esac
 	@scripts/install-dependencies.sh fuzz
 	@cmake -G Ninja -S . -B $(BUILD)/fuzz -DCMAKE_C_COMPILER=clang -DMLXQ_SANITIZE=ON -DMLXQ_FUZZ=ON >/dev/null
 	@ninja -C $(BUILD)/fuzz

@@ -10,6 +10,7 @@ enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
 /* Everything that the command line can say. */
 typedef struct arguments {
   const char *source, *destination;
+  const char *against;            /* verify */
   mlxq_quantize_options quantize; /* its `common` serves every command */
   mlxq_dtype dtype;               /* `quantize.common.dtype` points here once --dtype is given */
   const char **skips;
@@ -30,6 +31,8 @@ typedef struct command {
   const char *more;    /* further help, or "" */
   mlxq_status (*work)(mlxq_report **report, const arguments *parsed, mlxq_error *error);
   void (*print)(const arguments *parsed, const mlxq_report *report);
+  int (*run)(
+      arguments *parsed); /* in place of both, for a result of another kind: works, prints, gives the exit status */
 } command;
 
 /* Reads the command line of a command. On failure the error is filled and the exit status returned; 0 otherwise. The
@@ -46,8 +49,9 @@ int print_error(const mlxq_error *error, bool json);
 /* Whether --json stands anywhere in the command line: errors in it must already be JSON. */
 bool wants_json(int argc, char **argv);
 
-/* Installs progress, warnings and the handling of SIGINT and SIGTERM in the options. */
-void watch_start(mlxq_convert_options *options, bool quiet);
+/* Installs progress, warnings and the handling of SIGINT and SIGTERM in the options. `done` is what is done to the
+ * bytes that progress counts: "written". */
+void watch_start(mlxq_convert_options *options, bool quiet, const char *done);
 void watch_stop(void);
 
 /* cmd_quantize.c, cmd_dequantize.c, cmd_import.c, cmd_inspect.c */
@@ -55,6 +59,7 @@ mlxq_status quantize(mlxq_report **report, const arguments *parsed, mlxq_error *
 mlxq_status dequantize(mlxq_report **report, const arguments *parsed, mlxq_error *error);
 mlxq_status import(mlxq_report **report, const arguments *parsed, mlxq_error *error);
 mlxq_status inspect(mlxq_report **report, const arguments *parsed, mlxq_error *error);
+int verify(arguments *parsed); /* cmd_verify.c */
 void print_inspection(const arguments *parsed, const mlxq_report *report);
 
 /* Flushes stdout; a failure is an error like any other. */

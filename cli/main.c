@@ -13,24 +13,31 @@ static const command COMMANDS[] = {
      "of two or more dimensions whose last axis the group size divides.\n"
      "A layer is skipped, or takes the last override that matches, or the recipe, or the default.\n"
      "In a GLOB `*` crosses dots: 'model.layers.*.mlp.down_proj'.\n",
-     quantize, print_conversion},
+     quantize, print_conversion, NULL},
     {"dequantize", "SRC DST", "turn a quantized MLX checkpoint into a dense one", "mbgptTzdfPqjch",
      "A folder's schemes are in its config.json; --mode, --bits and --group-size are for a single file. Without "
      "--dtype\n"
      "the scale-only modes (mxfp4, mxfp8, nvfp4) give bfloat16, as mlx-lm does.\n",
-     dequantize, print_conversion},
+     dequantize, print_conversion, NULL},
     {"import", "SRC DST", "turn an AWQ or GPTQ checkpoint into an MLX one, code for code", "FtpRxTzdfPqjch",
      "Codes and scales are kept as they are; a bias is -(zero point * scale), rounded to the dtype of the scales, and\n"
      "exact for symmetric checkpoints. Tensors that are not packed keep their bytes unless --dtype is given.\n"
      "AWQ: gemm, gemv and gemv_fast. GPTQ: 2, 3, 4 and 8 bits, v1 and v2.\n",
-     import, print_conversion},
+     import, print_conversion, NULL},
     {"inspect", "SRC", "show what is in a checkpoint: tensors, schemes, bits per weight, size", "qjh", "", inspect,
-     print_inspection},
+     print_inspection, NULL},
+    {"verify", "SRC", "check that a checkpoint is whole, or equal to what its dense original gives", "AptTcqjh",
+     "Checks headers, index, config.json, every layer's tensors, and every number. Exit status 0: whole; 1: defects, "
+     "one\n"
+     "line each. --against quantizes DENSE again, in memory, as SRC's config.json says, and compares bit by bit;\n"
+     "--profile and --dtype are then those that SRC was made with.\n",
+     NULL, NULL, verify},
 };
 enum { COMMAND_COUNT = sizeof COMMANDS / sizeof *COMMANDS };
 
 static void print_help(FILE *stream) {
-  fputs("mlxq: quantize, dequantize, import and inspect language-model checkpoints in MLX's formats\n\n", stream);
+  fputs("mlxq: quantize, dequantize, import, inspect and verify language-model checkpoints in MLX's formats\n\n",
+        stream);
   for (size_t i = 0; i < COMMAND_COUNT; i++) {
     fprintf(stream, "  mlxq %-10s %-8s  %s\n", COMMANDS[i].name, COMMANDS[i].places, COMMANDS[i].summary);
   }
@@ -60,8 +67,12 @@ static int run(const command *wanted, int argc, char **argv) {
     exit_status = finish_output(false);
     goto cleanup;
   }
+  if (wanted->run) {
+    exit_status = wanted->run(&parsed);
+    goto cleanup;
+  }
   if (parsed.destination)
-    watch_start(&parsed.quantize.common, parsed.quiet); /* inspecting leaves nothing to clean up */
+    watch_start(&parsed.quantize.common, parsed.quiet, "written"); /* inspecting leaves nothing to clean up */
   mlxq_status status = wanted->work(&report, &parsed, &error);
   watch_stop();
   if (status != MLXQ_OK) {

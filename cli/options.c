@@ -13,11 +13,13 @@ typedef struct option_row {
 } option_row;
 
 static const option_row OPTIONS[] = {
+    {'A', "against", "DENSE", "compare with the dense original, a folder or a file: quantize it again"},
     {'m', "mode", "MODE", "affine, mxfp4, mxfp8 or nvfp4 (default: affine)"},
     {'b', "bits", "N", "bits of a code: affine has 2, 3, 4, 5, 6 and 8"},
     {'g', "group-size", "N", "weights that share a scale: affine has 32, 64 and 128"},
     {'p', "profile", "P", "cpu or gpu: which of MLX's back-ends to equal bit for bit (default: cpu)"},
-    {'t', "dtype", "T", "float16, bfloat16 or float32: cast first (default: config.json's torch_dtype)"},
+    {'t', "dtype", "T",
+     "float16, bfloat16 or float32: cast first (default: config.json's torch_dtype; import: no cast)"},
     {'r', "recipe", "NAME", "mixed_2_6, mixed_3_4, mixed_3_6 or mixed_4_6: more bits for the layers that matter most"},
     {'k', "skip", "GLOB", "keep matching layers dense; repeatable"},
     {'o', "override", "GLOB=SCHEME", "matching layers' own scheme, as bits:6,group_size:32,mode:affine; repeatable"},
@@ -150,6 +152,9 @@ static const char *apply(arguments *parsed, char letter, char *value, mlxq_statu
   long number = 0;
   *status = MLXQ_USAGE;
   switch (letter) {
+    case 'A':
+      parsed->against = value;
+      return NULL;
     case 'm':
       parsed->has_scheme = true;
       *status = mlxq_mode_parse(&options->scheme.mode, value, NULL);

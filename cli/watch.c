@@ -13,6 +13,7 @@ static volatile sig_atomic_t interrupted;
 
 /* The process runs one command; there is one watch. */
 static struct {
+  const char *done; /* "written" */
   bool started, terminal, bar_shown;
   int tenths; /* the last tenth that got a line */
   void (*old_pipe_handler)(int);
@@ -69,7 +70,7 @@ static void on_progress(void *user, uint64_t done, uint64_t total) {
   watch.tenths = tenths;
   char size[32];
   format_bytes(size, sizeof size, total);
-  fprintf(stderr, "mlxq: %d%% of %s written\n", 10 * tenths, size);
+  fprintf(stderr, "mlxq: %d%% of %s %s\n", 10 * tenths, size, watch.done);
 }
 
 static void clear_bar(void) {
@@ -89,7 +90,7 @@ static void on_warning(void *user, const char *message) {
 static const int SIGNALS[] = {SIGINT, SIGTERM, SIGHUP};
 enum { SIGNAL_COUNT = sizeof SIGNALS / sizeof *SIGNALS };
 
-void watch_start(mlxq_convert_options *options, bool quiet) {
+void watch_start(mlxq_convert_options *options, bool quiet, const char *done) {
   struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
   sigemptyset(&action.sa_mask);
   for (size_t i = 0; i < SIGNAL_COUNT; i++) {
@@ -100,6 +101,7 @@ void watch_start(mlxq_convert_options *options, bool quiet) {
   signal(SIGXFSZ, SIG_IGN);
   watch.old_pipe_handler = signal(SIGPIPE, SIG_IGN);
   watch.started = true;
+  watch.done = done;
   watch.terminal = isatty(STDERR_FILENO) != 0;
   clock_gettime(CLOCK_MONOTONIC, &watch.start);
   options->cancelled = is_cancelled;

@@ -5,6 +5,10 @@ set -eu
 packages="gcc libc6-dev cmake ninja-build pkg-config libjson-c-dev"
 if [ "${1:-}" = test ]; then
   packages="$packages g++ libcmocka-dev python3 python3-venv clang clang-format clang-tidy binutils util-linux"
+  case $(uname -m) in
+  aarch64 | arm64) ;;
+  *) packages="$packages gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user" ;; # for the NEON kernels
+  esac
 fi
 
 if [ "${1:-}" = fuzz ]; then # libFuzzer comes with the compiler's own version

@@ -12,6 +12,7 @@
  *   transform.h   quantize and dequantize one array, or such a map
  *   import.h      weights that other tools have quantized
  *   checkpoint.h  the same for folders and files on disk, in memory that does not grow with the model; inspect
+ *   verify.h      is a checkpoint whole, and what quantizing its dense original gives?
  *
  * Conventions. Results come first in the argument list, the error last. What a call creates, the caller releases with
  * the
@@ -36,6 +37,7 @@
 #include <mlxq/scheme.h>
 #include <mlxq/status.h>
 #include <mlxq/transform.h>
+#include <mlxq/verify.h>
 #include <mlxq/weights.h>
 
 /* The version this header belongs to, and the one of the library that is linked ("0.1.0"). Thread-safe. */

@@ -134,6 +134,13 @@ mlxq_status mlxq_error_at_key(mlxq_error *error, mlxq_status status, const char 
   return status;
 }
 
+mlxq_status mlxq_flaws_take(const mlxq_flaws *flaws, mlxq_status status, const mlxq_error *error) {
+  bool is_final = status == MLXQ_OK || status == MLXQ_NO_MEMORY || status == MLXQ_CHANGED || status == MLXQ_CANCELLED;
+  if (!flaws || is_final) return status;
+  flaws->add(flaws->user, error);
+  return MLXQ_OK;
+}
+
 int mlxq_error_format(const mlxq_error *error, char *line, int line_bytes) {
   const char *file = error->file, *layer = error->layer;
   const char *key = strcmp(error->key, layer) != 0 ? error->key : ""; /* a whole tensor may stand for both */

@@ -22,6 +22,17 @@ mlxq_status mlxq_error_at_file(mlxq_error *error, mlxq_status status, const char
 mlxq_status mlxq_error_at_layer(mlxq_error *error, mlxq_status status, const char *layer);
 mlxq_status mlxq_error_at_key(mlxq_error *error, mlxq_status status, const char *key);
 
+/* Who takes the flaws of a call that lists all it finds instead of stopping at the first. `flaw` belongs to the call.
+ */
+typedef struct mlxq_flaws {
+  void (*add)(void *user, const mlxq_error *flaw);
+  void *user;
+} mlxq_flaws;
+
+/* Turns an error into a flaw: tells `flaws` and returns MLXQ_OK. What ends the work whatever the data (no_memory,
+ * changed, cancelled) is returned as it is, and so is everything where `flaws` is NULL. */
+mlxq_status mlxq_flaws_take(const mlxq_flaws *flaws, mlxq_status status, const mlxq_error *error);
+
 #ifdef __clang_analyzer__
 /* The analyzer sees one file at a time, and would take what these return for MLXQ_OK. */
 #define mlxq_fail(error, status, ...) ((mlxq_fail)(error, status, __VA_ARGS__), (status))

@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "checkpoint/index.h"
+#include "checkpoint/survey.h"
 #include "safetensors/safetensors.h"
 #include "scheme/quant_config.h"
 
@@ -129,7 +130,21 @@ cleanup:
   return status;
 }
 
-static mlxq_status open_folder(mlxq_checkpoint *checkpoint, mlxq_error *error) {
+/* What a folder holds, as far as it can be read. */
+static mlxq_status survey_folder(mlxq_checkpoint *checkpoint, const mlxq_flaws *flaws, mlxq_error *error) {
+  mlxq_status read = read_config(checkpoint, error);
+  mlxq_status status = mlxq_flaws_take(flaws, read, error);
+  if (read != MLXQ_OK) {
+    json_object_put(checkpoint->config);
+    checkpoint->config = NULL;
+  }
+  if (status == MLXQ_OK) status = mlxq_survey_shards(checkpoint, flaws, error);
+  if (status == MLXQ_OK) status = mlxq_survey_headers(checkpoint, flaws, error);
+  if (status == MLXQ_OK) status = mlxq_flaws_take(flaws, mlxq_index_survey(checkpoint, flaws, error), error);
+  return status;
+}
+
+static mlxq_status open_folder(mlxq_checkpoint *checkpoint, const mlxq_flaws *flaws, mlxq_error *error) {
   mlxq_status status = list_files(checkpoint, "model*.safetensors", error);
   if (status == MLXQ_OK && checkpoint->file_count == 0) status = list_files(checkpoint, "*.safetensors", error);
   if (status != MLXQ_OK) return status;
@@ -137,6 +152,7 @@ static mlxq_status open_folder(mlxq_checkpoint *checkpoint, mlxq_error *error) {
     mlxq_fail(error, MLXQ_IO, NULL, NULL, "the folder holds no .safetensors file");
     return mlxq_error_at_file(error, MLXQ_IO, checkpoint->path);
   }
+  if (flaws) return survey_folder(checkpoint, flaws, error);
   status = read_config(checkpoint, error);
   if (status == MLXQ_OK) status = merge_generation_config(checkpoint, error);
   if (status == MLXQ_OK) status = read_headers(checkpoint, error);
@@ -145,6 +161,11 @@ static mlxq_status open_folder(mlxq_checkpoint *checkpoint, mlxq_error *error) {
 }
 
 mlxq_status mlxq_checkpoint_open(mlxq_checkpoint **result, const char *path, mlxq_error *error) {
+  return mlxq_checkpoint_survey(result, path, NULL, error);
+}
+
+mlxq_status mlxq_checkpoint_survey(mlxq_checkpoint **result, const char *path, const mlxq_flaws *flaws,
+                                   mlxq_error *error) {
   struct stat status_of_path;
   *result = NULL;
   if (stat(path, &status_of_path) != 0) return mlxq_fail_errno(error, errno, path, "cannot open");
@@ -154,11 +175,13 @@ mlxq_status mlxq_checkpoint_open(mlxq_checkpoint **result, const char *path, mlx
   checkpoint->path = mlxq_asprintf("%s", path);
   mlxq_status status = checkpoint->path ? mlxq_weights_new(&checkpoint->tensors, error) : mlxq_fail_memory(error);
   if (status == MLXQ_OK && checkpoint->is_folder) {
-    status = open_folder(checkpoint, error);
+    status = open_folder(checkpoint, flaws, error);
   } else if (status == MLXQ_OK) {
     size_t capacity = 0;
     status = add_file(checkpoint, &capacity, mlxq_asprintf("%s", path), error);
-    if (status == MLXQ_OK) status = read_headers(checkpoint, error);
+    if (status == MLXQ_OK) {
+      status = flaws ? mlxq_survey_headers(checkpoint, flaws, error) : read_headers(checkpoint, error);
+    }
   }
   if (status != MLXQ_OK) {
     mlxq_checkpoint_free(checkpoint);
@@ -308,6 +331,33 @@ static bool is_uncounted(const char *name) {
   }
   return mlxq_name_splits(name, ".e_score_correction_bias", &length) &&
          !mlxq_name_splits(name, ".gate.e_score_correction_bias", &length);
+}
+
+/* The string under a key, or NULL. */
+static const char *string_of(struct json_object *object, const char *key) {
+  struct json_object *value = NULL;
+  json_object_object_get_ex(object, key, &value);
+  return json_object_is_type(value, json_type_string) ? json_object_get_string(value) : NULL;
+}
+
+bool mlxq_checkpoint_dtype(const mlxq_checkpoint *checkpoint, mlxq_dtype *dtype) {
+  static const struct {
+    const char *name;
+    mlxq_dtype dtype;
+  } NAMES[] = {{"float16", MLXQ_F16}, {"bfloat16", MLXQ_BF16}, {"float32", MLXQ_F32}};
+  struct json_object *config = checkpoint->config, *text_config = NULL;
+  if (!config) return false;
+  const char *name = string_of(config, "torch_dtype");
+  if (!name && json_object_object_get_ex(config, "text_config", &text_config) &&
+      json_object_is_type(text_config, json_type_object)) {
+    name = string_of(text_config, "dtype");
+  }
+  for (size_t i = 0; name && i < sizeof NAMES / sizeof *NAMES; i++) {
+    if (strcmp(name, NAMES[i].name) != 0) continue;
+    *dtype = NAMES[i].dtype;
+    return true;
+  }
+  return false;
 }
 
 uint64_t mlxq_count_parameters(const mlxq_weights *tensors, const mlxq_quant_config *config) {

@@ -2,6 +2,7 @@
 #ifndef MLXQ_CHECKPOINT_CHECKPOINT_H
 #define MLXQ_CHECKPOINT_CHECKPOINT_H
 
+#include "base/error.h"
 #include "base/file.h"
 #include "tensor/tensor_map.h"
 
@@ -12,6 +13,7 @@ typedef struct mlxq_source_file {
   char *path;
   const char *name; /* the part of `path` inside the folder */
   mlxq_file_identity identity;
+  bool unknown; /* after a survey: its header could not be read */
 } mlxq_source_file;
 
 typedef struct mlxq_checkpoint {
@@ -26,6 +28,13 @@ typedef struct mlxq_checkpoint {
 
 /* Opens a folder or a single file; see CLI.md, `SRC`. The caller releases `*result`. */
 mlxq_status mlxq_checkpoint_open(mlxq_checkpoint **result, const char *path, mlxq_error *error);
+
+/* The same for those who list flaws: whatever is wrong within the source is told to `flaws`, and the checkpoint holds
+ * what could be read: not the tensors of files with a broken header, no config where that is broken, of a tensor that
+ * is in two files the first. Errors are left for what cannot be opened at all. generation_config.json is not read. */
+mlxq_status mlxq_checkpoint_survey(mlxq_checkpoint **result, const char *path, const mlxq_flaws *flaws,
+                                   mlxq_error *error);
+
 void mlxq_checkpoint_free(mlxq_checkpoint *checkpoint);
 
 /* MLXQ_CHANGED, naming the file, unless every .safetensors file is still what it was when opened. */
@@ -43,6 +52,9 @@ mlxq_status mlxq_checkpoint_accept(mlxq_checkpoint *checkpoint, const char *meth
 /* The configuration in the `quantization` block; `*config` is NULL where there is none. Errors name config.json. */
 mlxq_status mlxq_checkpoint_quantization(mlxq_quant_config **config, const mlxq_checkpoint *checkpoint,
                                          mlxq_error *error);
+
+/* The dtype that mlx-lm casts to: torch_dtype, or text_config's dtype. False: none. */
+bool mlxq_checkpoint_dtype(const mlxq_checkpoint *checkpoint, mlxq_dtype *dtype);
 
 /* Parameters as mlx-lm counts them: a quantized layer's weight has packed words x 32 / bits of them, its scales and
  * biases none, every other tensor its elements. */

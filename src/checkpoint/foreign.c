@@ -111,6 +111,7 @@ static mlxq_status read_file(mlxq_foreign_config *foreign, const mlxq_checkpoint
 mlxq_status mlxq_foreign_config_read(mlxq_foreign_config *foreign, const mlxq_checkpoint *checkpoint,
                                      const char *method, mlxq_error *error) {
   *foreign = (mlxq_foreign_config){.group_size = -1, .zero_point = true, .version = "", .format = ""};
+  if (strcmp(method, "awq") == 0) foreign->bits = 4; /* it has no others */
   struct json_object *block = checkpoint->config ? block_of(checkpoint) : NULL;
   if (!block) {
     if (!checkpoint->is_folder) return MLXQ_OK;

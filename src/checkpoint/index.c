@@ -6,9 +6,19 @@
 #include "safetensors/safetensors.h"
 
 #include <limits.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+/* More of these than the limit are told of tensor by tensor. */
+typedef struct absent_file {
+  char *name;
+  uint64_t hash, tensors;
+} absent_file;
+
+enum { MAX_ABSENT_FILES = 1000 };
 
 typedef struct checker {
   mlxq_json_stream json;
@@ -16,6 +26,11 @@ typedef struct checker {
   unsigned char *seen; /* a bit for each tensor: the last weight_map names it */
   size_t seen_bytes;
   bool has_map;
+  const mlxq_flaws *flaws; /* a survey: told of what is wrong; NULL: the first is an error */
+  const char *path;
+  bool some_unknown;          /* there are files whose headers could not be read */
+  struct absent_file *absent; /* a survey: files that the index names and the folder lacks */
+  size_t absent_count, absent_capacity;
   char name[MLXQ_SAFETENSORS_MAX_NAME_BYTES + 1];
   char file[NAME_MAX + 2]; /* a longer one is cut, and still too long for a file of the folder */
 } checker;
@@ -26,6 +41,22 @@ static bool read_key(checker *c, size_t *length) {
   return mlxq_json_string(&c->json, c->name, sizeof c->name, length) && mlxq_json_expect(&c->json, ':');
 }
 
+/* What is wrong with an entry; `json.key` is its tensor. False where that ends the reading. */
+static bool wrong(checker *c, mlxq_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+static bool wrong(checker *c, mlxq_status status, const char *format, ...) {
+  char reason[MLXQ_ERROR_MESSAGE_BYTES];
+  mlxq_error flaw;
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(reason, sizeof reason, format, arguments);
+  va_end(arguments);
+  if (!c->flaws) return mlxq_json_fail(&c->json, status, "%s", reason);
+  mlxq_error_at_file(&flaw, mlxq_fail(&flaw, status, NULL, c->json.key, "%s", reason), c->path);
+  mlxq_flaws_take(c->flaws, status, &flaw);
+  return true;
+}
+
 static bool is_file(const mlxq_checkpoint *checkpoint, const char *name) {
   for (size_t i = 0; i < checkpoint->file_count; i++) {
     if (strcmp(checkpoint->files[i].name, name) == 0) return true;
@@ -33,34 +64,74 @@ static bool is_file(const mlxq_checkpoint *checkpoint, const char *name) {
   return false;
 }
 
+/* Whether the entry's file is one whose header could not be read. */
+static bool is_unknown(const checker *c) {
+  for (size_t i = 0; i < c->checkpoint->file_count; i++) {
+    if (strcmp(c->checkpoint->files[i].name, c->file) == 0) return c->checkpoint->files[i].unknown;
+  }
+  return false;
+}
+
+/* Counts a tensor of a file that the folder lacks. */
+static bool count_absent(checker *c) {
+  uint64_t hash = mlxq_hash(c->file, strlen(c->file));
+  for (size_t i = 0; i < c->absent_count; i++) {
+    if (c->absent[i].hash != hash || strcmp(c->absent[i].name, c->file) != 0) continue;
+    c->absent[i].tensors++;
+    return true;
+  }
+  void *absent = c->absent;
+  char *name = mlxq_asprintf("%s", c->file);
+  if (!name || !mlxq_grow(&absent, c->absent_count, &c->absent_capacity, sizeof *c->absent)) {
+    free(name);
+    c->json.status = mlxq_fail_memory(c->json.error);
+    return false;
+  }
+  c->absent = absent;
+  c->absent[c->absent_count++] = (absent_file){name, hash, 1};
+  return true;
+}
+
+static void tell_absent_files(checker *c) {
+  for (size_t i = 0; i < c->absent_count; i++) {
+    c->json.key = c->absent[i].name;
+    wrong(c, MLXQ_MISSING_KEY, "missing: the index has %llu tensor%s in it", (unsigned long long)c->absent[i].tensors,
+          c->absent[i].tensors == 1 ? "" : "s");
+    free(c->absent[i].name);
+  }
+  c->json.key = NULL;
+  c->absent_count = 0;
+}
+
 /* The file name of the tensor `name`, whose key was just read. */
 static bool check_entry(checker *c, size_t name_length) {
   mlxq_json_stream *json = &c->json;
   const mlxq_checkpoint *checkpoint = c->checkpoint;
   size_t length;
+  size_t index =
+      name_length < sizeof c->name ? mlxq_weights_index(checkpoint->tensors, c->name, name_length) : SIZE_MAX;
+  if (index != SIZE_MAX) c->seen[index / 8] |= (unsigned char)(1u << index % 8);
   if (mlxq_json_peek(json) != '"') {
     return mlxq_json_skip(json, MLXQ_JSON_MAX_DEPTH) &&
-           mlxq_json_fail(json, MLXQ_PARSE, "weight_map: the file name is not a string");
+           wrong(c, MLXQ_PARSE, "weight_map: the file name is not a string");
   }
   if (!mlxq_json_string(json, c->file, sizeof c->file, &length)) return false;
   if (length < sizeof c->file && strlen(c->file) != length) {
-    return mlxq_json_fail(json, MLXQ_CORRUPT, "weight_map: the file name holds a NUL character");
+    return wrong(c, MLXQ_CORRUPT, "weight_map: the file name holds a NUL character");
   }
   if (strchr(c->file, '/') || strstr(c->file, "..")) {
-    return mlxq_json_fail(json, MLXQ_CORRUPT, "weight_map: the file name '%s' leads out of the folder", c->file);
+    return wrong(c, MLXQ_CORRUPT, "weight_map: the file name '%s' leads out of the folder", c->file);
   }
-  size_t index =
-      name_length < sizeof c->name ? mlxq_weights_index(checkpoint->tensors, c->name, name_length) : SIZE_MAX;
+  if (c->some_unknown && is_unknown(c)) return true;
   if (index == SIZE_MAX) {
-    return mlxq_json_fail(json, MLXQ_CORRUPT, "the index has it in %s, which %s", c->file,
-                          is_file(checkpoint, c->file) ? "does not hold it" : "is not in the folder");
+    bool here = is_file(checkpoint, c->file);
+    if (!here && c->flaws && c->absent_count < MAX_ABSENT_FILES) return count_absent(c);
+    return wrong(c, MLXQ_CORRUPT, "the index has it in %s, which %s", c->file,
+                 here ? "does not hold it" : "is not in the folder");
   }
   const char *actual = checkpoint->files[checkpoint->tensors->entries[index].file].name;
-  if (strcmp(actual, c->file) != 0) {
-    return mlxq_json_fail(json, MLXQ_CORRUPT, "the index has it in %s, but it is in %s", c->file, actual);
-  }
-  c->seen[index / 8] |= (unsigned char)(1u << index % 8);
-  return true;
+  return strcmp(actual, c->file) == 0 ||
+         wrong(c, MLXQ_CORRUPT, "the index has it in %s, but it is in %s", c->file, actual);
 }
 
 /* Of two entries for a tensor Python takes the last; here each must be right, and so must each of two maps. */
@@ -80,9 +151,11 @@ static bool check_map(checker *c) {
   for (size_t i = 0; json->status == MLXQ_OK && i < tensors->count; i++) {
     if (c->seen[i / 8] & 1u << i % 8) continue;
     json->key = tensors->entries[i].tensor.name;
-    mlxq_json_fail(json, MLXQ_CORRUPT, "%s holds it, but the index does not name it",
-                   c->checkpoint->files[tensors->entries[i].file].name);
+    wrong(c, MLXQ_CORRUPT, "%s holds it, but the index does not name it",
+          c->checkpoint->files[tensors->entries[i].file].name);
   }
+  json->key = NULL;
+  tell_absent_files(c);
   return json->status == MLXQ_OK;
 }
 
@@ -109,6 +182,10 @@ static bool check_document(checker *c) {
 }
 
 mlxq_status mlxq_index_check(const mlxq_checkpoint *checkpoint, mlxq_error *error) {
+  return mlxq_index_survey(checkpoint, NULL, error);
+}
+
+mlxq_status mlxq_index_survey(const mlxq_checkpoint *checkpoint, const mlxq_flaws *flaws, mlxq_error *error) {
   checker *c = NULL;
   int fd = -1;
   mlxq_file_identity identity;
@@ -125,13 +202,20 @@ mlxq_status mlxq_index_check(const mlxq_checkpoint *checkpoint, mlxq_error *erro
     goto cleanup;
   }
   c->checkpoint = checkpoint;
+  c->flaws = flaws;
+  c->path = path;
+  for (size_t i = 0; i < checkpoint->file_count; i++) c->some_unknown |= checkpoint->files[i].unknown;
   mlxq_json_start(&c->json, fd, 0, identity.bytes, path, error);
   c->json.is_document = true;
   check_document(c);
   status = c->json.status;
 cleanup:
   if (status != MLXQ_OK) mlxq_error_at_file(error, status, path);
-  if (c) free(c->seen);
+  if (c) {
+    for (size_t i = 0; i < c->absent_count; i++) free(c->absent[i].name);
+    free(c->absent);
+    free(c->seen);
+  }
   free(c);
   mlxq_file_close(fd);
   free(path);

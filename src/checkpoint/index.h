@@ -11,6 +11,10 @@
  * and every tensor is in it. MLXQ_CORRUPT or MLXQ_PARSE, naming the index and the tensor, otherwise. */
 mlxq_status mlxq_index_check(const mlxq_checkpoint *checkpoint, mlxq_error *error);
 
+/* The same for those who list flaws, which are told to `flaws`; a file of the index that is absent is told of once.
+ * What it says of files whose headers are unknown is not judged. Errors are left for what cannot be read. */
+mlxq_status mlxq_index_survey(const mlxq_checkpoint *checkpoint, const mlxq_flaws *flaws, mlxq_error *error);
+
 /* Appends the index of `tensors` as mlx-lm writes it: names sorted, `file_name(user, i)` the name of file i.
  * MLXQ_NO_MEMORY on failure. */
 mlxq_status mlxq_index_write(mlxq_text *text, const mlxq_weights *tensors,

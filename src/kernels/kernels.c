@@ -35,17 +35,23 @@ mlxq_format mlxq_format_of(const mlxq_scheme *scheme) {
 }
 
 const char *mlxq_isa_name(mlxq_isa isa) {
-  static const char *const NAMES[MLXQ_ISA_COUNT] = {[MLXQ_ISA_REF] = "ref", [MLXQ_ISA_AVX2] = "avx2"};
+  static const char *const NAMES[MLXQ_ISA_COUNT] = {
+      [MLXQ_ISA_REF] = "ref", [MLXQ_ISA_AVX2] = "avx2", [MLXQ_ISA_AVX512] = "avx512", [MLXQ_ISA_NEON] = "neon"};
   return (unsigned)isa < MLXQ_ISA_COUNT ? NAMES[isa] : "unknown";
 }
 
 bool mlxq_isa_usable(mlxq_isa isa) {
   switch (isa) {
     case MLXQ_ISA_REF:
+#if defined(__aarch64__) /* every such processor has it */
+    case MLXQ_ISA_NEON:
+#endif
       return true;
 #if defined(__x86_64__)
     case MLXQ_ISA_AVX2:
       return mlxq_x86_has_avx2();
+    case MLXQ_ISA_AVX512:
+      return mlxq_x86_has_avx512();
 #endif
     default:
       return false;

@@ -81,9 +81,9 @@ typedef struct mlxq_kernel_table {
 } mlxq_kernel_table;
 
 /* Instruction sets, lowest first. A level is usable where the processor and the operating system both say so. */
-typedef enum mlxq_isa { MLXQ_ISA_REF, MLXQ_ISA_AVX2, MLXQ_ISA_COUNT } mlxq_isa;
+typedef enum mlxq_isa { MLXQ_ISA_REF, MLXQ_ISA_AVX2, MLXQ_ISA_AVX512, MLXQ_ISA_NEON, MLXQ_ISA_COUNT } mlxq_isa;
 
-/* "ref", "avx2", ...; constant. Every build knows all names. */
+/* "ref", "avx2", "avx512", "neon", ...; constant. Every build knows all names. */
 const char *mlxq_isa_name(mlxq_isa isa);
 
 /* Whether this machine can run the kernels of an ISA. Constant, thread-safe. */

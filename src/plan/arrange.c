@@ -103,6 +103,34 @@ static mlxq_status fail_shape(mlxq_error *error, const mlxq_tensor *tensor, cons
   return mlxq_fail(error, MLXQ_SHAPE_MISMATCH, NULL, tensor->name, "%s", reason);
 }
 
+/* An F8_E4M3 matrix of a family that knows them comes with block scales that fit. */
+static mlxq_status check_blocks(const arrange_state *state, const mlxq_tensor *tensor, mlxq_error *error) {
+  size_t length = 0;
+  if (state->from || !state->traits->fp8 || tensor->dtype != MLXQ_F8_E4M3 || tensor->rank != 2) return MLXQ_OK;
+  uint32_t index = block_scales_of(state, tensor);
+  if (index == MLXQ_NO_TENSOR) {
+    if (!mlxq_name_splits(tensor->name, ".weight", &length)) return MLXQ_OK;
+    char *key = mlxq_asprintf("%s_scale_inv", tensor->name);
+    mlxq_fail(error, MLXQ_MISSING_KEY, NULL, key, "missing: an FP8 matrix comes with the scales of its blocks");
+    free(key);
+    return MLXQ_MISSING_KEY;
+  }
+  const mlxq_tensor *scales = &state->tensors->entries[index].tensor;
+  uint64_t rows = (tensor->shape[0] + MLXQ_FP8_BLOCK - 1) / MLXQ_FP8_BLOCK;
+  uint64_t columns = (tensor->shape[1] + MLXQ_FP8_BLOCK - 1) / MLXQ_FP8_BLOCK;
+  if (!mlxq_dtype_is_floating(scales->dtype)) {
+    return mlxq_fail(error, MLXQ_UNSUPPORTED_DTYPE, NULL, scales->name, "is %s; block scales are floats",
+                     mlxq_dtype_name(scales->dtype));
+  }
+  bool fits = scales->rank == 2 && scales->shape[0] == rows && scales->shape[1] == columns;
+  bool padded =
+      state->traits->fp8_padded && scales->rank == 2 && scales->shape[0] >= rows && scales->shape[1] >= columns;
+  if (fits || padded) return MLXQ_OK;
+  return mlxq_fail(error, MLXQ_SHAPE_MISMATCH, NULL, scales->name,
+                   "must be [%llu, %llu]: a scale for each 128 x 128 block", (unsigned long long)rows,
+                   (unsigned long long)columns);
+}
+
 /* ---- Operations ------------------------------------------------------------------------------------------------ */
 
 /* Adds the tensor as it is, under another name and shape (of as many elements, NULL: its own). */
@@ -196,6 +224,8 @@ static mlxq_status stack(arrange_state *state, size_t index, const mlxq_rule *ru
     size_t expert = mlxq_weights_index(state->tensors, name, strlen(name));
     free(name);
     const mlxq_tensor *tensor = &state->tensors->entries[expert].tensor;
+    status = check_blocks(state, tensor, error);
+    if (status != MLXQ_OK) break;
     mlxq_piece piece = piece_of(state, expert, &other_dtype);
     bool same_kind = mlxq_dtype_is_floating(dtype) ? mlxq_dtype_is_floating(other_dtype) : other_dtype == dtype;
     bool same = tensor->rank == first->rank && same_kind &&
@@ -386,8 +416,12 @@ static mlxq_status absorb_kv_b(arrange_state *state, size_t index, const mlxq_ru
     }
   }
   uint64_t heads = (uint64_t)sizes[0], nope = (uint64_t)sizes[1], v = (uint64_t)sizes[2];
-  if (tensor->rank != 2 || tensor->shape[0] != heads * (nope + v) || is_packed(state, &whole)) {
-    return fail_shape(error, tensor, "has other rows than heads * (qk_nope_head_dim + v_head_dim), or is packed");
+  if (is_packed(state, &whole)) {
+    return mlxq_fail(error, MLXQ_UNSUPPORTED, NULL, tensor->name,
+                     "is packed, and this family's kv_b_proj is taken apart");
+  }
+  if (tensor->rank != 2 || tensor->shape[0] != heads * (nope + v)) {
+    return fail_shape(error, tensor, "has other rows than heads * (qk_nope_head_dim + v_head_dim)");
   }
   uint64_t rank = tensor->shape[1];
   uint64_t embed_shape[] = {heads, rank, nope}, unembed_shape[] = {heads, v, rank};
@@ -486,22 +520,32 @@ static bool is_block_scale(const arrange_state *state, const char *name) {
   return index != SIZE_MAX && block_scales_of(state, &state->tensors->entries[index].tensor) != MLXQ_NO_TENSOR;
 }
 
-static mlxq_status check_blocks(const arrange_state *state, const mlxq_tensor *tensor, mlxq_error *error) {
-  uint32_t index = state->from ? MLXQ_NO_TENSOR : block_scales_of(state, tensor);
-  if (index == MLXQ_NO_TENSOR) return MLXQ_OK;
-  const mlxq_tensor *scales = &state->tensors->entries[index].tensor;
-  uint64_t rows = (tensor->shape[0] + MLXQ_FP8_BLOCK - 1) / MLXQ_FP8_BLOCK;
-  uint64_t columns = (tensor->shape[1] + MLXQ_FP8_BLOCK - 1) / MLXQ_FP8_BLOCK;
-  if (!mlxq_dtype_is_floating(scales->dtype)) {
-    return mlxq_fail(error, MLXQ_UNSUPPORTED_DTYPE, NULL, scales->name, "is %s; block scales are floats",
-                     mlxq_dtype_name(scales->dtype));
+/* The scales and biases of experts that are packed already are stacked as their weights are. */
+static mlxq_status stack_part(arrange_state *state, size_t index, bool *done, mlxq_error *error) {
+  static const char *const PARTS[] = {".scales", ".biases"};
+  static const char WEIGHT[] = ".weight";
+  const char *name = state->tensors->entries[index].tensor.name;
+  mlxq_status status = MLXQ_OK;
+  *done = false;
+  for (size_t i = 0; i < 2; i++) {
+    size_t length = 0, before = 0;
+    long number = -1;
+    if (!mlxq_name_splits(name, PARTS[i], &length)) continue;
+    char *weight = mlxq_asprintf("%.*s%s", (int)length, name, WEIGHT);
+    if (!weight) return mlxq_fail_memory(error);
+    const mlxq_rule *rule =
+        mlxq_weights_find(state->tensors, weight) ? find_rule(state, weight, &before, &number) : NULL;
+    free(weight);
+    if (!rule || rule->op != RULE_STACK) return MLXQ_OK;
+    char *from = mlxq_asprintf("%.*s%s", (int)(strlen(rule->from) - strlen(WEIGHT)), rule->from, PARTS[i]);
+    char *to = mlxq_asprintf("%.*s%s", (int)(strlen(rule->to) - strlen(WEIGHT)), rule->to, PARTS[i]);
+    mlxq_rule part = {.op = RULE_STACK, .from = from, .to = to};
+    *done = true;
+    status = from && to ? stack(state, index, &part, before, number, error) : mlxq_fail_memory(error);
+    free(from);
+    free(to);
   }
-  if (scales->rank != 2 || scales->shape[0] != rows || scales->shape[1] != columns) {
-    return mlxq_fail(error, MLXQ_SHAPE_MISMATCH, NULL, scales->name,
-                     "must be [%llu, %llu]: a scale for each 128 x 128 block", (unsigned long long)rows,
-                     (unsigned long long)columns);
-  }
-  return MLXQ_OK;
+  return status;
 }
 
 static mlxq_status arrange_one(arrange_state *state, size_t index, mlxq_error *error) {
@@ -518,6 +562,9 @@ static mlxq_status arrange_one(arrange_state *state, size_t index, mlxq_error *e
   if (dropped || is_block_scale(state, tensor->name)) return MLXQ_OK;
   mlxq_status status = check_blocks(state, tensor, error);
   if (status != MLXQ_OK) return status;
+  bool done = false;
+  status = stack_part(state, index, &done, error);
+  if (status != MLXQ_OK || done) return status;
   const mlxq_rule *rule = find_rule(state, tensor->name, &length, &number);
   return rule ? apply(state, index, rule, length, number, error) : keep(state, index, tensor->name, NULL, false, error);
 }

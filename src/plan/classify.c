@@ -123,11 +123,8 @@ static mlxq_status check_scale_dtypes(const mlxq_layer *layer, mlxq_mode mode, m
   return MLXQ_OK;
 }
 
-mlxq_status mlxq_check_triple(const mlxq_layer *layer, const mlxq_scheme *scheme, mlxq_error *error) {
+static mlxq_status check_packed(const mlxq_layer *layer, mlxq_error *error) {
   const mlxq_tensor *weight = layer->weight;
-  mlxq_status status = check_biases(layer, scheme->mode, error);
-  if (status == MLXQ_OK) status = mlxq_check_layer_scheme(layer, scheme, error);
-  if (status != MLXQ_OK) return status;
   if (weight->dtype != MLXQ_U32) {
     return mlxq_fail_part(error, MLXQ_UNSUPPORTED_DTYPE, layer, ".weight", "is %s; packed weights are U32",
                           mlxq_dtype_name(weight->dtype));
@@ -136,8 +133,40 @@ mlxq_status mlxq_check_triple(const mlxq_layer *layer, const mlxq_scheme *scheme
     return mlxq_fail_part(error, MLXQ_RANK_MISMATCH, layer, ".weight",
                           "has rank %u; quantized weights have rank 2 or more", weight->rank);
   }
+  return MLXQ_OK;
+}
+
+mlxq_status mlxq_check_triple(const mlxq_layer *layer, const mlxq_scheme *scheme, mlxq_error *error) {
+  mlxq_status status = check_biases(layer, scheme->mode, error);
+  if (status == MLXQ_OK) status = mlxq_check_layer_scheme(layer, scheme, error);
+  if (status == MLXQ_OK) status = check_packed(layer, error);
+  if (status != MLXQ_OK) return status;
   status = check_leading(layer, layer->scales, ".scales", error);
   if (status == MLXQ_OK && layer->biases) status = check_leading(layer, layer->biases, ".biases", error);
   if (status == MLXQ_OK) status = check_last_axes(layer, scheme, error);
   return status == MLXQ_OK ? check_scale_dtypes(layer, scheme->mode, error) : status;
+}
+
+static size_t tell(const mlxq_flaws *flaws, mlxq_status status, const mlxq_error *flaw) {
+  mlxq_flaws_take(flaws, status, flaw);
+  return status != MLXQ_OK;
+}
+
+size_t mlxq_survey_triple(const mlxq_layer *layer, const mlxq_scheme *scheme, const mlxq_flaws *flaws) {
+  mlxq_error flaw;
+  bool is_bytes = layer->scales->dtype == MLXQ_U8;
+  mlxq_mode mode = scheme ? scheme->mode : is_bytes ? MLXQ_MXFP4 : MLXQ_AFFINE;
+  size_t count = tell(flaws, check_biases(layer, mode, &flaw), &flaw);
+  mlxq_layer judged = *layer;
+  if (!mlxq_mode_has_biases(mode)) judged.biases = NULL; /* that they are there is told already */
+  if (scheme) count += tell(flaws, mlxq_check_layer_scheme(&judged, scheme, &flaw), &flaw);
+  count += tell(flaws, check_packed(&judged, &flaw), &flaw);
+  count += tell(flaws, check_leading(&judged, judged.scales, ".scales", &flaw), &flaw);
+  if (judged.biases) count += tell(flaws, check_leading(&judged, judged.biases, ".biases", &flaw), &flaw);
+  bool comparable = judged.weight->rank >= 2 && judged.scales->rank == judged.weight->rank &&
+                    (!judged.biases || judged.biases->rank == judged.weight->rank);
+  if (scheme && comparable && judged.weight->dtype == MLXQ_U32 && mlxq_scheme_check(scheme, NULL) == MLXQ_OK) {
+    count += tell(flaws, check_last_axes(&judged, scheme, &flaw), &flaw);
+  }
+  return count + tell(flaws, check_scale_dtypes(&judged, mode, &flaw), &flaw);
 }

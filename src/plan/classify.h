@@ -2,6 +2,7 @@
 #ifndef MLXQ_PLAN_CLASSIFY_H
 #define MLXQ_PLAN_CLASSIFY_H
 
+#include "base/error.h"
 #include "tensor/tensor_map.h"
 
 #include <mlxq/scheme.h>
@@ -24,6 +25,10 @@ mlxq_status mlxq_check_layer_scheme(const mlxq_layer *layer, const mlxq_scheme *
 /* Everything of a triple fits its scheme, as mlxq_dequantize_weights documents: biases, legal scheme, dtypes, ranks,
  * leading dimensions, last axes. The layer has scales. */
 mlxq_status mlxq_check_triple(const mlxq_layer *layer, const mlxq_scheme *scheme, mlxq_error *error);
+
+/* The same for those who list flaws: tells `flaws` of everything that does not fit, and returns how many that are. A
+ * NULL scheme is unknown: only what every scheme asks for is checked then. */
+size_t mlxq_survey_triple(const mlxq_layer *layer, const mlxq_scheme *scheme, const mlxq_flaws *flaws);
 
 /* An error of the layer whose key is the layer's path followed by `part`. */
 mlxq_status mlxq_fail_part(mlxq_error *error, mlxq_status status, const mlxq_layer *layer, const char *part,

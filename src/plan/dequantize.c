@@ -47,11 +47,11 @@ static mlxq_status add_dequantize_jobs(mlxq_plan *plan, const mlxq_plan_request 
   for (size_t k = 0; status == MLXQ_OK && k < counts[0]; k++) {
     uint64_t row_bytes = row_groups * group * mlxq_dtype_bits(dtype) / 8;
     mlxq_job job = {.action = MLXQ_ACTION_DEQUANTIZE,
-                    .input_count = part_count,
+                    .input_count = (uint8_t)part_count,
                     .output_count = 1,
                     .outputs = {mlxq_plan_operand(output, row_groups * group, dtype, dtype)},
                     .scheme = *scheme,
-                    .dtype = dtype,
+                    .dtype = (uint8_t)dtype,
                     .unit_groups = (uint32_t)row_groups,
                     .units = pieces[0][k].rows};
     mlxq_slice slice = {row * row_bytes, row_bytes, 1, 0};
@@ -90,7 +90,7 @@ static mlxq_status add_dequantize_job(mlxq_plan *plan, const mlxq_plan_request *
       .output_count = 1,
       .outputs = {mlxq_plan_operand(output, group, dtype, dtype)},
       .scheme = *scheme,
-      .dtype = dtype,
+      .dtype = (uint8_t)dtype,
       .units = mlxq_tensor_elems(layer->scales),
   };
   for (uint32_t i = 0; i < job.input_count; i++) {

@@ -77,6 +77,7 @@ static const mlxq_family_traits MINIMAX = {.fp8 = true,
                                            .eight_bits = LIST("block_sparse_moe.gate"),
                                            .never_cast = LIST("e_score_correction_bias")};
 static const mlxq_family_traits MIMO_V2_FLASH = {.fp8 = true,
+                                                 .fp8_padded = true,
                                                  .rules = MLP_STACKS,
                                                  .raw = LIST(".mlp.gate"),
                                                  .never_cast = LIST("e_score_correction_bias"),

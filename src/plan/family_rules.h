@@ -54,6 +54,7 @@ typedef struct mlxq_family_traits {
   const char *const *dropped;    /* parts of names of tensors that are left out */
   mlxq_add_one add_one;
   bool fp8;               /* weights may be F8_E4M3 with a scale for each block of 128 x 128 */
+  bool fp8_padded;        /* ... of which there may be more than the matrix needs */
   bool mxfp4;             /* experts may be MXFP4, which is MLX's */
   bool nested;            /* the model's keys are in text_config, where there is one */
   bool rope_type_renamed; /* mlx-lm writes rope_parameters with "type" for "rope_type" */

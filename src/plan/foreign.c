@@ -40,7 +40,7 @@ static void unpack_borrowed(const uint32_t *stored, size_t count, unsigned bits,
   const uint32_t ones = bits == 2 ? 0x55555555u : bits == 4 ? 0x11111111u : 0x01010101u;
   const size_t words = bits == 3 ? 3 : 1, fields = words * 32 / bits;
   for (size_t i = 0; i < count; i += fields) {
-    uint32_t restored[3];
+    uint32_t restored[3] = {0};
     for (size_t k = 0; k < words; k++) restored[k] = stored[i * bits / 32 + k] + (bits == 3 ? ONES_OF_3[k] : ones);
     for (size_t k = 0; k < fields; k++) zeros[i + k] = (float)field(restored, k, bits);
   }

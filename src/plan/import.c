@@ -208,12 +208,6 @@ static mlxq_status add_inputs(mlxq_plan *plan, mlxq_job *job, const mlxq_foreign
     uint64_t elems = gemv ? stored->entries[layer->zeros].tensor.shape[1] : fast ? outs : outs * layer->bits / 32;
     status = part(plan, job, layer->zeros, elems, !gemv, error);
   }
-  if (status == MLXQ_OK && layer->group_index != MLXQ_NO_TENSOR) {
-    mlxq_slice shared = {.rows = 1};
-    mlxq_operand *input = &job->inputs[job->input_count++];
-    *input = mlxq_plan_operand(layer->group_index, layer->ins, MLXQ_I32, MLXQ_I32);
-    status = mlxq_plan_slice(plan, &input->slice, &shared, error);
-  }
   return status;
 }
 
@@ -248,8 +242,8 @@ static mlxq_status add_jobs(mlxq_plan *plan, const mlxq_model *model, size_t ind
     mlxq_job job = {.action = MLXQ_ACTION_IMPORT,
                     .output_count = 3,
                     .scheme = layer->scheme,
-                    .dtype = layer->dtype,
-                    .foreign = (uint32_t)(layer - layers->items),
+                    .dtype = (uint8_t)layer->dtype,
+                    .detail = (uint32_t)(layer - layers->items),
                     .units = layer->outs / outs};
     status = add_inputs(plan, &job, layer, error);
     for (uint32_t i = 0; status == MLXQ_OK && i < 3; i++) {

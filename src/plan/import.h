@@ -55,7 +55,7 @@ void mlxq_foreign_warn_of_cost(const mlxq_foreign_layers *layers, const mlxq_pla
 mlxq_scheme mlxq_foreign_common_scheme(const mlxq_foreign_layers *layers);
 
 /* Makes the plan out of the layers found; `fallback` is the configuration's default scheme. */
-mlxq_status mlxq_plan_foreign(mlxq_plan **plan, mlxq_import_request *request, const mlxq_foreign_layers *layers,
+mlxq_status mlxq_plan_foreign(mlxq_plan **result, mlxq_import_request *request, const mlxq_foreign_layers *layers,
                               const mlxq_scheme *fallback, mlxq_error *error);
 
 #endif

@@ -17,10 +17,7 @@ typedef struct gptq_state {
 
 static mlxq_status check_config(gptq_state *state, mlxq_error *error) {
   const mlxq_foreign_config *config = &state->request->config;
-  if (config->bits == 0) {
-    return mlxq_fail(error, MLXQ_PARSE, NULL, "bits", "missing: neither config.json nor quantize_config.json says it");
-  }
-  if (config->bits != 2 && config->bits != 3 && config->bits != 4 && config->bits != 8) {
+  if (config->bits != 0 && config->bits != 2 && config->bits != 3 && config->bits != 4 && config->bits != 8) {
     return mlxq_fail(error, MLXQ_OUT_OF_RANGE, NULL, "bits", "GPTQ has 2, 3, 4 or 8 bits, not %lld",
                      (long long)config->bits);
   }
@@ -65,7 +62,7 @@ static mlxq_status find(const gptq_state *state, const char *path, const char *s
   return MLXQ_MISSING_KEY;
 }
 
-/* Where layers have bits of their own, the shapes tell them. */
+/* Where layers have bits of their own, or nothing says how many, the shapes tell them. */
 static void measure(mlxq_foreign_layer *layer, const mlxq_tensor *scales, const mlxq_tensor *zeros) {
   uint64_t outs = scales->shape[1], words = zeros->shape[1];
   if (outs > 0 && words <= outs / 4 && words * 32 % outs == 0) layer->bits = (uint32_t)(words * 32 / outs);
@@ -78,6 +75,7 @@ static mlxq_status check_parts(const gptq_state *state, const char *path, mlxq_f
   const mlxq_tensor *scales = &state->source->entries[layer->scales].tensor;
   const mlxq_tensor *zeros = &state->source->entries[layer->zeros].tensor;
   int64_t group_size = state->request->config.group_size;
+  bool from_shapes = state->request->config.dynamic || state->request->config.bits == 0;
   for (size_t i = 0; i < sizeof COLLIDING / sizeof *COLLIDING; i++) {
     const mlxq_tensor *other = mlxq_weights_part(state->source, path, strlen(path), COLLIDING[i]);
     if (other) {
@@ -100,7 +98,7 @@ static mlxq_status check_parts(const gptq_state *state, const char *path, mlxq_f
     if (matrices[i]->rank == 2) continue;
     return mlxq_fail(error, MLXQ_RANK_MISMATCH, path, matrices[i]->name, "must have two dimensions");
   }
-  if (state->request->config.dynamic) measure(layer, scales, zeros);
+  if (from_shapes) measure(layer, scales, zeros);
   if (layer->bits != 2 && layer->bits != 3 && layer->bits != 4 && layer->bits != 8) {
     return mlxq_fail(error, MLXQ_OUT_OF_RANGE, path, zeros->name, "is for codes of %u bits; GPTQ has 2, 3, 4 or 8",
                      layer->bits);
@@ -112,9 +110,8 @@ static mlxq_status check_parts(const gptq_state *state, const char *path, mlxq_f
   layer->ins /= layer->bits;
   layer->outs = weight->shape[1];
   layer->group_ins = group_size > 0 ? (uint64_t)group_size : layer->ins;
-  if (state->request->config.dynamic && scales->shape[0] > 0) {
-    layer->group_ins = (layer->ins - 1) / scales->shape[0] + 1;
-  }
+  if (from_shapes && scales->shape[0] > 0) layer->group_ins = (layer->ins - 1) / scales->shape[0] + 1;
+  if (layer->group_ins > layer->ins) layer->group_ins = layer->ins;
   if (layer->ins == 0 || layer->ins % 8 != 0 || layer->outs % mlxq_foreign_unit_outs(layer) != 0) {
     return mlxq_fail(error, MLXQ_NOT_DIVISIBLE, path, weight->name,
                      "has %llu inputs and %llu outputs of %u bits, which "
@@ -178,9 +175,10 @@ static mlxq_status survey_zeros(zero_survey *survey, const gptq_state *state, co
   uint32_t *row = mlxq_alloc(words, sizeof *row);
   float *zeros = mlxq_alloc(outs, sizeof *zeros);
   mlxq_status status = row && zeros ? MLXQ_OK : mlxq_fail_memory(error);
+  uint64_t groups = outs > 0 ? layer->groups : 0;
   plain.zero_rule = MLXQ_ZERO_STORED;
   *survey = (zero_survey){.stored_middle = true, .stored_less_one = true, .meant_middle = true};
-  for (uint64_t group = 0; status == MLXQ_OK && group < layer->groups; group++) {
+  for (uint64_t group = 0; status == MLXQ_OK && group < groups; group++) {
     status = mlxq_plan_read(&state->request->common, layer->zeros, group * words * sizeof *row, row,
                             words * sizeof *row, error);
     if (status != MLXQ_OK) break;
@@ -310,7 +308,7 @@ static void warn(const gptq_state *state) {
   if (!common->warn) return;
   if (state->mislabelled) {
     common->warn(common->warn_user,
-                 "the config says sym, but not all zero points are the middle: they are taken as they are stored");
+                 "the config says sym, but not all zero points are the middle: they are taken as its version has them");
   }
   if (state->dropped_biases > 0) {
     common->warn(common->warn_user, "biases of zeros are dropped: this model has no biases, old AutoGPTQ wrote them");
@@ -332,6 +330,7 @@ mlxq_status mlxq_plan_import_gptq(mlxq_plan **plan, mlxq_import_request *request
   }
   if (status == MLXQ_OK) {
     mlxq_scheme fallback = {.mode = MLXQ_AFFINE, .bits = (int32_t)request->config.bits, .group_size = 128};
+    if (fallback.bits == 0) fallback.bits = 4;
     if (state.layers.count > 0) fallback = mlxq_foreign_common_scheme(&state.layers);
     warn(&state);
     status = mlxq_plan_foreign(plan, request, &state.layers, &fallback, error);

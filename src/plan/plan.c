@@ -153,9 +153,13 @@ uint64_t mlxq_operand_cast_bytes(const mlxq_operand *operand) {
   return (uint64_t)operand->cast_elems * mlxq_dtype_bits(operand->cast_to) / 8;
 }
 
+const mlxq_preparation *mlxq_job_preparation(const mlxq_plan *plan, const mlxq_job *job) {
+  return job->action == MLXQ_ACTION_IMPORT || job->detail == 0 ? NULL : &plan->preparations[job->detail];
+}
+
 /* Bytes that one more unit adds to a tile's buffers. */
 static uint64_t unit_buffer_bytes(const mlxq_plan *plan, const mlxq_job *job, bool *columns) {
-  const mlxq_preparation *preparation = &plan->preparations[job->preparation];
+  const mlxq_preparation *preparation = mlxq_job_preparation(plan, job);
   uint64_t bytes = 0;
   for (uint32_t i = 0; i < job->input_count; i++) {
     const mlxq_operand *input = &job->inputs[i];
@@ -166,11 +170,11 @@ static uint64_t unit_buffer_bytes(const mlxq_plan *plan, const mlxq_job *job, bo
     bool dense = input->slice != 0 && mlxq_slice_is_dense(input->unit_bytes, stride);
     bytes += (dense ? 2 : 1) * slice->rows * input->unit_bytes + mlxq_operand_cast_bytes(input);
   }
-  if (job->preparation != 0) {
+  if (preparation) {
     bytes +=
         (preparation->fp8 + preparation->transpose) * preparation->row_elems * mlxq_dtype_bits(preparation->dtype) / 8;
   }
-  if (job->action == MLXQ_ACTION_IMPORT) bytes += mlxq_foreign_scratch_bytes(&plan->foreign[job->foreign]);
+  if (job->action == MLXQ_ACTION_IMPORT) bytes += mlxq_foreign_scratch_bytes(&plan->foreign[job->detail]);
   for (uint32_t i = 0; i < job->output_count; i++) bytes += job->outputs[i].unit_bytes;
   return bytes;
 }
@@ -186,7 +190,7 @@ mlxq_status mlxq_plan_add_job(mlxq_plan *plan, const mlxq_job *job, mlxq_error *
   *added = *job;
   if (added->unit_groups == 0) added->unit_groups = 1;
   if (unit_bytes == 0) added->units = 0; /* of empty tensors there is nothing to make */
-  added->units_per_tile = unit_bytes > 0 && unit_bytes < tile_bytes ? tile_bytes / unit_bytes : 1;
+  added->units_per_tile = unit_bytes > 0 && unit_bytes < tile_bytes ? (uint32_t)(tile_bytes / unit_bytes) : 1;
   added->first_tile = plan->tile_count;
   plan->tile_count += added->units / added->units_per_tile + (added->units % added->units_per_tile != 0);
   return MLXQ_OK;
@@ -247,7 +251,7 @@ static mlxq_status add_preparation(mlxq_plan *plan, mlxq_job *job, const piece_v
     job->inputs[1] = mlxq_plan_operand(piece->block_scales, mlxq_tensor_elems(scales), scales->dtype, MLXQ_F32);
     job->inputs[1].slice = shared;
   }
-  return mlxq_plan_preparation(plan, &job->preparation, &preparation, error);
+  return mlxq_plan_preparation(plan, &job->detail, &preparation, error);
 }
 
 /* Makes the job's units rows of the model tensor, and describes how they are read. */
@@ -347,18 +351,18 @@ mlxq_status mlxq_plan_copy(mlxq_plan *plan, const mlxq_plan_request *request, si
   const mlxq_tensor *tensor = &request->source->entries[index].tensor;
   mlxq_dtype from = tensor->dtype, to = mlxq_plan_cast_dtype(request, tensor);
   size_t output = 0;
-  mlxq_job job = {.action = MLXQ_ACTION_COPY, .input_count = 1, .output_count = 1, .dtype = to};
+  mlxq_job job = {.action = MLXQ_ACTION_COPY, .input_count = 1, .output_count = 1, .dtype = (uint8_t)to};
   mlxq_status status = request->for_mlx ? check_loadable(tensor, &to, error) : MLXQ_OK;
   if (status != MLXQ_OK) return status;
   status =
       mlxq_plan_output(plan, tensor->name, strlen(tensor->name), "", to, tensor->rank, tensor->shape, &output, error);
   if (status != MLXQ_OK) return status;
   if (request->model) {
-    job.inputs[0] = mlxq_plan_operand(index, 1, from, job.dtype);
+    job.inputs[0] = mlxq_plan_operand(index, 1, from, (mlxq_dtype)job.dtype);
     job.outputs[0] = mlxq_plan_operand(output, 1, to, to);
     return mlxq_plan_add_pieces(plan, request, index, &job, 1, error);
   }
-  if (from != job.dtype) {
+  if (from != (mlxq_dtype)job.dtype) {
     job.inputs[0] = mlxq_plan_operand(index, 1, from, to);
     job.outputs[0] = mlxq_plan_operand(output, 1, to, to);
     job.units = mlxq_tensor_elems(tensor);

@@ -23,7 +23,7 @@ typedef enum mlxq_action {
   MLXQ_ACTION_IMPORT,     /* a foreign layer's parts -> weight, scales, biases */
 } mlxq_action;
 
-#define MLXQ_MAX_INPUTS  4u
+#define MLXQ_MAX_INPUTS  3u
 #define MLXQ_MAX_OUTPUTS 3u
 
 /* How units lie in a tensor where they do not simply follow each other from its first byte on: a unit is `unit_bytes`
@@ -55,17 +55,17 @@ typedef struct mlxq_operand {
   uint8_t cast_from, cast_to; /* an mlxq_dtype each: there are six operands for every tensor */
 } mlxq_operand;
 
+/* There may be a job for every tensor, so it is kept small. */
 typedef struct mlxq_job {
   mlxq_action action;
-  uint32_t input_count, output_count;
+  uint8_t input_count, output_count;
+  uint8_t dtype; /* mlxq_dtype of the dense elements that kernels see */
   mlxq_operand inputs[MLXQ_MAX_INPUTS], outputs[MLXQ_MAX_OUTPUTS];
   mlxq_scheme scheme;
-  mlxq_dtype dtype;     /* of the dense elements that kernels see */
   uint32_t unit_groups; /* quantize, dequantize: groups in a unit */
-  uint32_t preparation; /* index into the plan's preparations; 0: none */
-  uint32_t foreign;     /* import: index into the plan\'s foreign layers */
+  uint32_t detail;      /* import: index into the plan's foreign layers; else into its preparations, 0: none */
+  uint32_t units_per_tile;
   uint64_t units;
-  uint64_t units_per_tile;
   uint64_t first_tile; /* tiles are numbered through the plan, in order of jobs */
 } mlxq_job;
 
@@ -93,6 +93,9 @@ typedef struct mlxq_plan {
   size_t file_count;
   size_t *file_order;
 } mlxq_plan;
+
+/* What is done to the job's first input; NULL: nothing. */
+const mlxq_preparation *mlxq_job_preparation(const mlxq_plan *plan, const mlxq_job *job);
 
 /* What the planners need to know. */
 typedef struct mlxq_plan_request {

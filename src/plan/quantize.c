@@ -52,7 +52,7 @@ static mlxq_status add_quantize_job(mlxq_plan *plan, const mlxq_plan_request *re
       .output_count = mlxq_mode_has_biases(scheme->mode) ? 3 : 2,
       .inputs = {mlxq_plan_operand(index, group, weight->dtype, dtype)},
       .scheme = *scheme,
-      .dtype = dtype,
+      .dtype = (uint8_t)dtype,
   };
   static const char *const PARTS[] = {".weight", ".scales", ".biases"};
   memcpy(shape, weight->shape, weight->rank * sizeof *shape);

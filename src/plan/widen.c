@@ -56,7 +56,7 @@ static mlxq_status loses_bits(bool *loses, const mlxq_foreign_layer *layer, cons
   const mlxq_tensor *zeros = &request->source->entries[layer->zeros].tensor;
   size_t elem_bytes = mlxq_dtype_bits(scales->dtype) / 8;
   bool by_rows = layer->packing == MLXQ_PACKING_AWQ_GEMV;
-  uint64_t rows = by_rows ? layer->outs : layer->groups;
+  uint64_t rows = scales->bytes == 0 ? 0 : by_rows ? layer->outs : layer->groups;
   fit_row row;
   mlxq_status status = alloc_row(&row, (size_t)(by_rows ? layer->groups : layer->outs), (size_t)zeros->shape[1], error);
   *loses = false;

@@ -1,4 +1,6 @@
 /* Converting checkpoints on disk: open, plan, run, publish. */
+#include "run/convert.h"
+
 #include "base/error.h"
 #include "base/text.h"
 #include "checkpoint/config_out.h"
@@ -79,11 +81,7 @@ static mlxq_status choose_isa(mlxq_isa *isa, const char *cpu, mlxq_error *error)
   return mlxq_fail(error, MLXQ_USAGE, NULL, "cpu", "unknown instruction set '%s'; known are %s", cpu, known);
 }
 
-static mlxq_status check_options(conversion *work, uint32_t version, mlxq_error *error) {
-  const mlxq_convert_options *options = work->options;
-  if (version != MLXQ_CONVERT_OPTIONS_VERSION) {
-    return mlxq_fail(error, MLXQ_USAGE, NULL, "version", "unknown version %u of the options", version);
-  }
+mlxq_status mlxq_convert_check(mlxq_isa *isa, const mlxq_convert_options *options, mlxq_error *error) {
   if (options->profile != MLXQ_PROFILE_CPU && options->profile != MLXQ_PROFILE_GPU) {
     return mlxq_fail(error, MLXQ_USAGE, NULL, "profile", "unknown profile %d", (int)options->profile);
   }
@@ -91,7 +89,14 @@ static mlxq_status check_options(conversion *work, uint32_t version, mlxq_error 
     return mlxq_fail(error, MLXQ_UNSUPPORTED_DTYPE, NULL, "dtype", "is %s; F16, BF16 and F32 can be made",
                      mlxq_dtype_name(*options->dtype));
   }
-  return choose_isa(&work->isa, options->cpu, error);
+  return choose_isa(isa, options->cpu, error);
+}
+
+static mlxq_status check_options(conversion *work, uint32_t version, mlxq_error *error) {
+  if (version != MLXQ_CONVERT_OPTIONS_VERSION) {
+    return mlxq_fail(error, MLXQ_USAGE, NULL, "version", "unknown version %u of the options", version);
+  }
+  return mlxq_convert_check(&work->isa, work->options, error);
 }
 
 static mlxq_status open_source(conversion *work, const char *source, mlxq_error *error) {
@@ -117,36 +122,11 @@ static mlxq_status refuse_foreign(const conversion *work, mlxq_error *error) {
   return mlxq_error_at_file(error, MLXQ_UNSUPPORTED, work->checkpoint->path);
 }
 
-/* The string under a key, or NULL. */
-static const char *string_of(struct json_object *object, const char *key) {
-  struct json_object *value = NULL;
-  json_object_object_get_ex(object, key, &value);
-  return json_object_is_type(value, json_type_string) ? json_object_get_string(value) : NULL;
-}
-
-/* mlx-lm's choice of the dtype to cast to: --dtype, torch_dtype, or text_config's dtype. False: no cast. */
+/* mlx-lm's choice of the dtype to cast to: --dtype, or what config.json says. False: no cast. */
 static bool find_cast(const conversion *work, mlxq_dtype *dtype) {
-  static const struct {
-    const char *name;
-    mlxq_dtype dtype;
-  } NAMES[] = {{"float16", MLXQ_F16}, {"bfloat16", MLXQ_BF16}, {"float32", MLXQ_F32}};
-  struct json_object *config = work->checkpoint->config, *text_config = NULL;
-  if (work->options->dtype) {
-    *dtype = *work->options->dtype;
-    return true;
-  }
-  if (!config) return false;
-  const char *name = string_of(config, "torch_dtype");
-  if (!name && json_object_object_get_ex(config, "text_config", &text_config) &&
-      json_object_is_type(text_config, json_type_object)) {
-    name = string_of(text_config, "dtype");
-  }
-  for (size_t i = 0; name && i < sizeof NAMES / sizeof *NAMES; i++) {
-    if (strcmp(name, NAMES[i].name) != 0) continue;
-    *dtype = NAMES[i].dtype;
-    return true;
-  }
-  return false;
+  if (!work->options->dtype) return mlxq_checkpoint_dtype(work->checkpoint, dtype);
+  *dtype = *work->options->dtype;
+  return true;
 }
 
 static void forward_warning(void *work, const char *message) {
@@ -207,6 +187,15 @@ static mlxq_status accept_native(conversion *work, mlxq_error *error) {
   return status;
 }
 
+/* What quantizing starts from: the tensors as the family's class in mlx-lm has them. */
+static mlxq_status open_model(conversion *work, mlxq_error *error) {
+  mlxq_status status = accept_native(work, error);
+  if (status == MLXQ_OK) status = refuse_foreign(work, error);
+  if (status == MLXQ_OK) status = sanitize(work, error);
+  if (status != MLXQ_OK || !work->family) return status;
+  return mlxq_family_arrange(&work->model, work->family, work->checkpoint, work->checkpoint->tensors, NULL, error);
+}
+
 /* Layers that an action makes: of the jobs for pieces of one the first starts at its beginning. */
 static uint64_t layers_of(const mlxq_plan *plan, mlxq_action action) {
   uint64_t count = 0;
@@ -248,13 +237,8 @@ static mlxq_status write_config(conversion *work, const mlxq_quant_config *added
 }
 
 static mlxq_status plan_quantize(conversion *work, const mlxq_quantize_options *options, mlxq_error *error) {
-  mlxq_status status = accept_native(work, error);
-  if (status == MLXQ_OK) status = refuse_foreign(work, error);
-  if (status == MLXQ_OK) status = sanitize(work, error);
+  mlxq_status status = open_model(work, error);
   const mlxq_family *family = work->family;
-  if (status == MLXQ_OK && family) {
-    status = mlxq_family_arrange(&work->model, family, work->checkpoint, work->checkpoint->tensors, NULL, error);
-  }
   if (status != MLXQ_OK) return status;
   mlxq_plan_request request = plan_request(work);
   status = mlxq_select(&work->selection, request.source, family, work->existing, options, error);
@@ -341,13 +325,15 @@ static mlxq_status find_importer(conversion *work, const char *from, mlxq_import
               work->existing ? "the source is in MLX's format already"
                              : "nothing says that the source is quantized in another "
                                "format; mlxq quantize is for dense checkpoints");
-    return mlxq_error_at_file(error, MLXQ_UNSUPPORTED, work->checkpoint->path);
+    mlxq_error_at_file(error, MLXQ_UNSUPPORTED, work->checkpoint->path);
+    return MLXQ_UNSUPPORTED;
   }
   *importer = mlxq_import_planner(method);
   work->foreign = method;
   if (*importer) return MLXQ_OK;
   mlxq_fail(error, MLXQ_UNSUPPORTED, NULL, "quant_method", "'%s' cannot be imported; awq and gptq can", method);
-  return mlxq_error_at_file(error, MLXQ_UNSUPPORTED, work->checkpoint->path);
+  mlxq_error_at_file(error, MLXQ_UNSUPPORTED, work->checkpoint->path);
+  return MLXQ_UNSUPPORTED;
 }
 
 static mlxq_status plan_import(conversion *work, const mlxq_import_options *options, mlxq_error *error) {
@@ -357,6 +343,10 @@ static mlxq_status plan_import(conversion *work, const mlxq_import_options *opti
                      work->checkpoint->path);
   }
   mlxq_status status = find_importer(work, options->from, &importer, error);
+  if (status == MLXQ_OK && options->requantize_bits != 0) {
+    const mlxq_scheme scheme = {MLXQ_AFFINE, options->requantize_bits, 64};
+    status = mlxq_scheme_check(&scheme, error);
+  }
   if (status == MLXQ_OK) status = sanitize(work, error);
   if (status != MLXQ_OK) return status;
   mlxq_import_request request = {.common = plan_request(work),
@@ -477,6 +467,30 @@ static void release(conversion *work) {
   mlxq_model_free(work->model);
   mlxq_quant_config_free(work->existing);
   mlxq_checkpoint_free(work->checkpoint);
+}
+
+mlxq_status mlxq_convert_open_dense(mlxq_checkpoint **checkpoint, mlxq_model **model, mlxq_plan_request *request,
+                                    const char *source, const mlxq_convert_options *options, mlxq_error *error) {
+  conversion work = {.options = options, .staging = {.lock = -1, .old_lock = -1}};
+  *checkpoint = NULL;
+  *model = NULL;
+  mlxq_status status = open_source(&work, source, error);
+  if (status == MLXQ_OK && work.existing) {
+    status = mlxq_fail(error, MLXQ_UNSUPPORTED, NULL, "quantization", "this is no dense checkpoint");
+    mlxq_error_at_file(error, status, work.checkpoint->config_path);
+  }
+  if (status == MLXQ_OK) status = open_model(&work, error);
+  if (status == MLXQ_OK) {
+    *request = plan_request(&work);
+    request->warn = options->warn;
+    request->warn_user = options->user;
+    *checkpoint = work.checkpoint;
+    *model = work.model;
+    work.checkpoint = NULL;
+    work.model = NULL;
+  }
+  release(&work);
+  return status;
 }
 
 mlxq_status mlxq_quantize_checkpoint(mlxq_report **report, const char *source, const char *destination,

@@ -190,11 +190,13 @@ static bool dequantize_row(const mlxq_foreign_layer *layer, const uint8_t *words
                            float *dense) {
   size_t ins = (size_t)layer->ins, group_ins = (size_t)layer->group_ins;
   uint8_t *codes = fit->once;
+  bool scaled = layer->zero_rule == MLXQ_ZERO_SCALED;
   unpack_row(layer->bits, codes, words, ins);
   for (size_t i = 0; i < ins; i++) {
     size_t group = group_index ? (size_t)group_index[i] : i / group_ins;
     if (group >= layer->groups) return false;
-    dense[i] = biases ? scales[group] * codes[i] + biases[group] : (codes[i] - zeros[group]) * scales[group];
+    const float code = (float)codes[i];
+    dense[i] = scaled ? scales[group] * code + biases[group] : (code - zeros[group]) * scales[group];
   }
   return true;
 }
@@ -211,7 +213,7 @@ static void narrow_in_place(const mlxq_kernel_table *kernels, mlxq_dtype dtype, 
 }
 
 static bool requantize(const mlxq_foreign_tile *tile, const mlxq_kernel_table *kernels, mlxq_fit *fit,
-                       const int32_t *group_index, void *const *outputs, const char **bad) {
+                       void *const *outputs, const char **bad) {
   const mlxq_foreign_layer *layer = tile->layer;
   size_t ins = (size_t)layer->ins, groups = (size_t)layer->groups;
   size_t row_groups = ins / (size_t)layer->scheme.group_size, bytes = mlxq_dtype_bits(layer->dtype) / 8;
@@ -221,11 +223,10 @@ static bool requantize(const mlxq_foreign_tile *tile, const mlxq_kernel_table *k
                            .groups = row_groups};
   size_t padding = (sizeof(float) - ins % sizeof(float)) % sizeof(float);
   float *dense = (float *)(void *)(fit->once + ins + padding);
-  bool scaled = layer->zero_rule == MLXQ_ZERO_SCALED;
   for (size_t out = 0; out < tile->outs; out++) {
     const float *scales = fit->scales + out * groups, *zeros = fit->zeros + out * groups;
-    const float *biases = scaled ? fit->biases + out * groups : NULL;
-    if (!dequantize_row(layer, fit->words + out * ins * layer->bits / 8, scales, zeros, biases, group_index, fit,
+    const float *biases = fit->biases + out * groups;
+    if (!dequantize_row(layer, fit->words + out * ins * layer->bits / 8, scales, zeros, biases, tile->group_index, fit,
                         dense)) {
       *bad = "an index in g_idx is no group";
       return false;
@@ -251,9 +252,7 @@ bool mlxq_foreign_tile_run(const mlxq_foreign_tile *tile, const mlxq_kernel_tabl
   load_fit(tile, kernels, inputs, &fit);
   arrange(tile, kernels, inputs[0], changed ? fit.words : outputs[0]);
   if (layer->requantized) {
-    const int32_t *group_index =
-        layer->group_index == MLXQ_NO_TENSOR ? NULL : inputs[layer->zeros == MLXQ_NO_TENSOR ? 2 : 3];
-    return requantize(tile, kernels, &fit, group_index, outputs, bad);
+    return requantize(tile, kernels, &fit, outputs, bad);
   }
   /* --dtype rounds the scales before anything is computed of them. */
   if (layer->round_dtype != tile->scales && layer->round_dtype != MLXQ_F64 && layer->round_dtype != MLXQ_F32) {

@@ -7,7 +7,7 @@
 
 #if UINTPTR_MAX == UINT64_MAX
 /* Who adds a member to one of these adds it below. */
-_Static_assert(sizeof(mlxq_job) == 208, "the key covers every member of a job");
+_Static_assert(sizeof(mlxq_job) == 168, "the key covers every member of a job");
 _Static_assert(sizeof(mlxq_operand) == 20, "the key covers every member of an operand");
 _Static_assert(sizeof(mlxq_slice) == 32, "the key covers every member of a slice");
 _Static_assert(sizeof(mlxq_preparation) == 48, "the key covers every member of a preparation");
@@ -66,12 +66,11 @@ static void mix_jobs(uint64_t *key, const mlxq_plan *plan) {
   mix(key, plan->job_count);
   for (size_t i = 0; i < plan->job_count; i++) {
     const mlxq_job *job = &plan->jobs[i];
-    MIX(key, job->action, job->dtype, job->unit_groups, job->preparation, job->foreign, job->units, job->units_per_tile,
-        job->first_tile);
+    MIX(key, job->action, job->dtype, job->unit_groups, job->detail, job->units, job->units_per_tile, job->first_tile);
     mix_operands(key, job->inputs, job->input_count);
     mix_operands(key, job->outputs, job->output_count);
     mix_scheme(key, &job->scheme);
-    if (job->action == MLXQ_ACTION_IMPORT) mix_foreign(key, &plan->foreign[job->foreign]);
+    if (job->action == MLXQ_ACTION_IMPORT) mix_foreign(key, &plan->foreign[job->detail]);
   }
 }
 

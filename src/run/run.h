@@ -22,6 +22,15 @@ typedef struct mlxq_run_request {
   unsigned threads;                     /* 0: one for each processor */
   mlxq_isa isa;
   mlxq_tile_stats *stats; /* NULL, or one for each of the plan's tiles */
+
+  /* For those who look at tiles instead of writing them (NULL for none), on the workers' threads. `store` gets each
+   * output in place of the sink; `visit` gets a tile's inputs in place of the kernels. */
+  mlxq_status (*store)(void *look_user, size_t output, uint64_t offset, const void *data, size_t bytes,
+                       mlxq_error *error);
+  mlxq_status (*visit)(void *look_user, const mlxq_job *job, uint64_t first_unit, size_t units,
+                       const void *const *inputs, mlxq_error *error);
+  void *look_user;
+
   void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes); /* on the calling thread */
   bool (*cancelled)(void *user);
   void *user;

@@ -21,7 +21,8 @@ static uint64_t units_of_largest_tile(const mlxq_job *job) {
 }
 
 static size_t dense_bytes(const mlxq_job *job, uint64_t units) {
-  return (size_t)units * job->unit_groups * (size_t)job->scheme.group_size * mlxq_dtype_bits(job->dtype) / 8;
+  return (size_t)units * job->unit_groups * (size_t)job->scheme.group_size * mlxq_dtype_bits((mlxq_dtype)job->dtype) /
+         8;
 }
 
 /* The units of a tile as runs of bytes: `count` of them, `stride` bytes from one to the next. */
@@ -82,18 +83,25 @@ static size_t foreign_scratch_bytes(const mlxq_foreign_layer *layer, size_t unit
   return units * (size_t)mlxq_foreign_scratch_bytes(layer) + mlxq_foreign_tile_bytes(layer);
 }
 
+static size_t group_index_bytes(const mlxq_foreign_layer *layer) {
+  return layer->group_index == MLXQ_NO_TENSOR ? 0 : (size_t)layer->ins * sizeof(int32_t);
+}
+
 size_t mlxq_worker_buffer_bytes(const mlxq_plan *plan, bool stats) {
   size_t most = 0;
   for (size_t i = 0; i < plan->job_count; i++) {
     const mlxq_job *job = &plan->jobs[i];
-    const mlxq_preparation *preparation = &plan->preparations[job->preparation];
+    const mlxq_preparation *preparation = mlxq_job_preparation(plan, job);
     size_t units = (size_t)units_of_largest_tile(job), bytes = 0;
     for (uint32_t k = 0; k < job->input_count; k++) {
       bytes += aligned(stored_bytes(plan, &job->inputs[k], units)) + aligned(cast_bytes(plan, &job->inputs[k], units));
     }
-    if (preparation->fp8) bytes += aligned(prepared_bytes(preparation, units));
-    if (preparation->transpose) bytes += aligned(prepared_bytes(preparation, units));
-    if (job->action == MLXQ_ACTION_IMPORT) bytes += aligned(foreign_scratch_bytes(&plan->foreign[job->foreign], units));
+    if (preparation && preparation->fp8) bytes += aligned(prepared_bytes(preparation, units));
+    if (preparation && preparation->transpose) bytes += aligned(prepared_bytes(preparation, units));
+    if (job->action == MLXQ_ACTION_IMPORT) {
+      const mlxq_foreign_layer *layer = &plan->foreign[job->detail];
+      bytes += aligned(foreign_scratch_bytes(layer, units)) + aligned(group_index_bytes(layer));
+    }
     for (uint32_t k = 0; k < job->output_count; k++) bytes += aligned(units * job->outputs[k].unit_bytes);
     if (stats && job->action == MLXQ_ACTION_QUANTIZE) bytes += aligned(dense_bytes(job, units));
     if (bytes > most) most = bytes;
@@ -245,9 +253,8 @@ static void add_one(const mlxq_kernel_table *kernels, mlxq_dtype dtype, unsigned
 
 /* Undoes FP8, transposes, adds one. `data`, which may change, is what is stored of a job's first input, `scales` the
  * second input. */
-static const void *prepare(mlxq_worker *worker, mlxq_tile *tile, unsigned char *data, const float *scales) {
-  const mlxq_plan *plan = worker->request->plan;
-  const mlxq_preparation *how = &plan->preparations[tile->job->preparation];
+static const void *prepare(mlxq_worker *worker, mlxq_tile *tile, const mlxq_preparation *how, unsigned char *data,
+                           const float *scales) {
   size_t rows = how->transpose ? (size_t)how->row_elems : tile->units;
   size_t columns = how->transpose ? tile->units : (size_t)how->row_elems;
   unsigned elem_bytes = mlxq_dtype_bits(how->dtype) / 8;
@@ -284,14 +291,15 @@ static const void *cast(mlxq_worker *worker, mlxq_tile *tile, const mlxq_operand
 /* Sets `inputs` to what the action of the tile's job is to see. */
 static mlxq_status load_inputs(mlxq_worker *worker, mlxq_tile *tile, const void **inputs, mlxq_error *error) {
   const mlxq_job *job = tile->job;
+  const mlxq_preparation *how = mlxq_job_preparation(worker->request->plan, job);
   for (uint32_t i = 0; i < job->input_count; i++) {
     mlxq_status status = load_stored(worker, tile, &job->inputs[i], &inputs[i], error);
     if (status != MLXQ_OK) return status;
   }
   for (uint32_t i = job->input_count; i-- > 0;) {
-    if (i == 0 && job->preparation != 0) {
+    if (i == 0 && how) {
       /* Only files are read this way, so that the bytes are in the worker's buffer. */
-      inputs[0] = prepare(worker, tile, (unsigned char *)(uintptr_t)inputs[0], inputs[1]);
+      inputs[0] = prepare(worker, tile, how, (unsigned char *)(uintptr_t)inputs[0], inputs[1]);
     }
     inputs[i] = cast(worker, tile, &job->inputs[i], inputs[i]);
   }
@@ -304,10 +312,15 @@ static uint64_t output_offset(const mlxq_plan *plan, const mlxq_tile *tile, cons
   return start + tile->first_unit * output->unit_bytes;
 }
 
+/* Outputs go elsewhere than to memory of the map. */
+static bool has_sink(const mlxq_run_request *request) {
+  return request->sink_folder || request->store;
+}
+
 /* Where an output is to be made: in place in memory, or in the buffer. */
 static void *place_output(const mlxq_worker *worker, mlxq_tile *tile, const mlxq_operand *output) {
   const mlxq_tensor *tensor = &worker->request->plan->outputs->entries[output->tensor].tensor;
-  if (worker->request->sink_folder) return take_buffer(tile, tile->units * output->unit_bytes);
+  if (has_sink(worker->request)) return take_buffer(tile, tile->units * output->unit_bytes);
   /* The map owns what it allocated for its outputs, and hands it out as const to everyone else. */
   return (unsigned char *)(uintptr_t)tensor->data + output_offset(worker->request->plan, tile, output);
 }
@@ -319,6 +332,7 @@ static bool is_made(const mlxq_worker *worker, const mlxq_operand *output) {
 }
 
 static bool is_all_made(const mlxq_worker *worker, const mlxq_job *job) {
+  if (!worker->request->journal) return false;
   for (uint32_t i = 0; i < job->output_count; i++) {
     if (!is_made(worker, &job->outputs[i])) return false;
   }
@@ -329,10 +343,15 @@ static mlxq_status store_output(mlxq_worker *worker, const mlxq_tile *tile, cons
                                 const void *data, uint64_t *written, mlxq_error *error) {
   int fd;
   const mlxq_tensor_entry *entry = &worker->request->plan->outputs->entries[output->tensor];
+  const mlxq_run_request *request = worker->request;
   size_t bytes = tile->units * output->unit_bytes;
   if (is_made(worker, output)) return MLXQ_OK;
   *written += bytes;
-  if (!worker->request->sink_folder) return MLXQ_OK;
+  if (request->store) {
+    return request->store(request->look_user, output->tensor, output_offset(request->plan, tile, output), data, bytes,
+                          error);
+  }
+  if (!request->sink_folder) return MLXQ_OK;
   mlxq_status status = open_sink(worker, entry->file, &fd, error);
   if (status != MLXQ_OK) return status;
   uint64_t offset = entry->offset + output_offset(worker->request->plan, tile, output);
@@ -384,11 +403,24 @@ static void measure(const mlxq_worker *worker, mlxq_tile *tile, const mlxq_kerne
   }
 }
 
+/* Reads which group each input belongs to, where that is stored. */
+static mlxq_status load_group_index(mlxq_worker *worker, mlxq_tile *tile, const mlxq_foreign_layer *layer,
+                                    const int32_t **group_index, mlxq_error *error) {
+  const void *data = NULL;
+  if (layer->group_index == MLXQ_NO_TENSOR) return MLXQ_OK;
+  mlxq_tile all = {.job = tile->job, .units = (size_t)layer->ins, .free_bytes = tile->free_bytes};
+  mlxq_operand input = mlxq_plan_operand(layer->group_index, 1, MLXQ_I32, MLXQ_I32);
+  mlxq_status status = load_stored(worker, &all, &input, &data, error);
+  tile->free_bytes = all.free_bytes;
+  *group_index = data;
+  return status;
+}
+
 static mlxq_status import(mlxq_worker *worker, mlxq_tile *tile, const void *const *inputs, void *const *outputs,
                           mlxq_error *error) {
   const mlxq_job *job = tile->job;
   const mlxq_weights *stored = worker->request->plan->stored;
-  const mlxq_foreign_layer *layer = &worker->request->plan->foreign[job->foreign];
+  const mlxq_foreign_layer *layer = &worker->request->plan->foreign[job->detail];
   const mlxq_tensor *scales = &stored->entries[layer->scales].tensor;
   const char *bad = NULL;
   mlxq_foreign_tile work = {.layer = layer,
@@ -399,9 +431,15 @@ static mlxq_status import(mlxq_worker *worker, mlxq_tile *tile, const void *cons
                             .must_be_finite = worker->request->plan->for_mlx && !worker->request->plan->allow_nonfinite,
                             .scratch = take_buffer(tile, foreign_scratch_bytes(layer, tile->units))};
   if (layer->zeros != MLXQ_NO_TENSOR) work.zero_row = (size_t)stored->entries[layer->zeros].tensor.shape[1];
+  mlxq_status status = load_group_index(worker, tile, layer, &work.group_index, error);
+  if (status != MLXQ_OK) return status;
   if (mlxq_foreign_tile_run(&work, worker->kernels, inputs, outputs, &bad)) return MLXQ_OK;
-  const mlxq_tensor_entry *entry = &stored->entries[layer->weight];
-  mlxq_fail(error, MLXQ_NON_FINITE, NULL, entry->tensor.name, "%s", bad);
+  const mlxq_tensor_entry *entry = &stored->entries[layer->scales];
+  size_t length = 0;
+  mlxq_name_splits(scales->name, ".scales", &length);
+  char *path = mlxq_asprintf("%.*s", (int)length, scales->name);
+  mlxq_fail(error, MLXQ_NON_FINITE, path, scales->name, "%s", bad);
+  free(path);
   const char *file = worker->request->source_files ? worker->request->source_files[entry->file].path : NULL;
   return mlxq_error_at_file(error, MLXQ_NON_FINITE, file);
 }
@@ -411,7 +449,7 @@ static mlxq_status run_kernels(mlxq_worker *worker, mlxq_tile *tile, uint64_t nu
   const mlxq_job *job = tile->job;
   const mlxq_plan *plan = worker->request->plan;
   mlxq_kernel_args args = {.profile = plan->profile,
-                           .dtype = job->dtype,
+                           .dtype = (mlxq_dtype)job->dtype,
                            .group_size = (size_t)job->scheme.group_size,
                            .groups = tile->units * job->unit_groups};
   if (job->action == MLXQ_ACTION_IMPORT) return import(worker, tile, inputs, outputs, error);
@@ -432,10 +470,21 @@ static mlxq_status run_copy(mlxq_worker *worker, mlxq_tile *tile, uint64_t *writ
   const void *inputs[MLXQ_MAX_INPUTS] = {NULL};
   mlxq_status status = load_inputs(worker, tile, inputs, error);
   if (status != MLXQ_OK) return status;
-  if (!worker->request->sink_folder) {
+  if (!has_sink(worker->request) && inputs[0]) {
     memcpy(place_output(worker, tile, output), inputs[0], tile->units * output->unit_bytes);
   }
   return store_output(worker, tile, output, inputs[0], written, error);
+}
+
+/* Shows a tile's inputs to whoever looks; `*written` is their bytes. */
+static mlxq_status visit_tile(mlxq_worker *worker, mlxq_tile *tile, uint64_t *written, mlxq_error *error) {
+  const mlxq_job *job = tile->job;
+  const mlxq_run_request *request = worker->request;
+  const void *inputs[MLXQ_MAX_INPUTS] = {NULL};
+  mlxq_status status = load_inputs(worker, tile, inputs, error);
+  if (status != MLXQ_OK) return status;
+  for (uint32_t i = 0; i < job->input_count; i++) *written += tile->units * job->inputs[i].unit_bytes;
+  return request->visit(request->look_user, job, tile->first_unit, tile->units, inputs, error);
 }
 
 static mlxq_status run_tile(mlxq_worker *worker, mlxq_tile *tile, uint64_t number, uint64_t *written,
@@ -459,6 +508,7 @@ mlxq_status mlxq_worker_tile(mlxq_worker *worker, uint64_t number, uint64_t *wri
   uint64_t left = job->units - tile.first_unit;
   tile.units = (size_t)(left < job->units_per_tile ? left : job->units_per_tile);
   *written = 0;
+  if (worker->request->visit) return visit_tile(worker, &tile, written, error);
   if (is_all_made(worker, job)) return MLXQ_OK;
   if (job->action == MLXQ_ACTION_COPY) return run_copy(worker, &tile, written, error);
   return run_tile(worker, &tile, number, written, error);

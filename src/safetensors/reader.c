@@ -190,29 +190,64 @@ static mlxq_status sort_entries(mlxq_weights *weights, size_t first, mlxq_error 
   return MLXQ_OK;
 }
 
+/* A flaw that a survey goes on after; without one it is the call's error. */
+static mlxq_status tell(const reader *r, const mlxq_flaws *flaws, mlxq_status status, mlxq_error *error) {
+  return mlxq_flaws_take(flaws, mlxq_error_at_file(error, status, r->json.path), error);
+}
+
+static mlxq_status check_begin(const mlxq_tensor *tensor, uint64_t begin, uint64_t covered, const char *previous,
+                               mlxq_error *error) {
+  if (begin < covered) {
+    return mlxq_fail(error, MLXQ_CORRUPT, NULL, tensor->name,
+                     "data_offsets: begin %" PRIu64 " lies within \"%s\", which ends at %" PRIu64, begin, previous,
+                     covered);
+  }
+  if (begin > covered) {
+    return mlxq_fail(error, MLXQ_CORRUPT, NULL, tensor->name,
+                     "data_offsets: begin %" PRIu64 " leaves a hole after byte %" PRIu64 " of the data", begin,
+                     covered);
+  }
+  return MLXQ_OK;
+}
+
 /* The sorted entries must cover the data from its first byte to its last, each byte once. */
-static mlxq_status check_cover(const reader *r, mlxq_error *error) {
+static mlxq_status check_cover(const reader *r, const mlxq_flaws *flaws, mlxq_error *error) {
   uint64_t covered = 0;
   const char *previous = NULL;
   for (size_t i = r->first; i < r->weights->count; i++) {
-    const mlxq_tensor_entry *entry = &r->weights->entries[i];
-    uint64_t begin = entry->offset - r->data_start;
-    if (begin < covered) {
-      return mlxq_fail(error, MLXQ_CORRUPT, NULL, entry->tensor.name,
-                       "data_offsets: begin %" PRIu64 " lies within \"%s\", which ends at %" PRIu64, begin, previous,
-                       covered);
-    }
-    if (begin > covered) {
-      return mlxq_fail(error, MLXQ_CORRUPT, NULL, entry->tensor.name,
-                       "data_offsets: begin %" PRIu64 " leaves a hole after byte %" PRIu64 " of the data", begin,
-                       covered);
-    }
-    covered += entry->tensor.bytes;
-    previous = entry->tensor.name;
+    const mlxq_tensor *tensor = &r->weights->entries[i].tensor;
+    uint64_t begin = r->weights->entries[i].offset - r->data_start;
+    mlxq_status status = tell(r, flaws, check_begin(tensor, begin, covered, previous, error), error);
+    if (status != MLXQ_OK) return status;
+    if (begin + tensor->bytes < covered) continue;
+    covered = begin + tensor->bytes;
+    previous = tensor->name;
   }
   if (covered == r->data_bytes) return MLXQ_OK;
-  return mlxq_fail(error, MLXQ_CORRUPT, NULL, NULL, "the last %" PRIu64 " bytes of the data belong to no tensor",
-                   r->data_bytes - covered);
+  return tell(r, flaws,
+              mlxq_fail(error, MLXQ_CORRUPT, NULL, NULL, "the last %" PRIu64 " bytes of the data belong to no tensor",
+                        r->data_bytes - covered),
+              error);
+}
+
+/* JSON lets any white space follow the object; the format has spaces there. Looks from the header's end, by chunks. */
+static mlxq_status check_padding(reader *r, uint64_t header_bytes, const mlxq_flaws *flaws, mlxq_error *error) {
+  unsigned char *chunk = r->json.chunk;
+  for (uint64_t left = header_bytes; left > 0;) {
+    size_t bytes = left < sizeof r->json.chunk ? (size_t)left : sizeof r->json.chunk;
+    left -= bytes;
+    mlxq_status status = mlxq_file_read_at(r->json.fd, chunk, bytes, LENGTH_WORD_BYTES + left, r->json.path, error);
+    if (status != MLXQ_OK) return status;
+    while (bytes > 0 && chunk[bytes - 1] == ' ') bytes--;
+    if (bytes == 0) continue;
+    unsigned char last = chunk[bytes - 1];
+    if (last == '}') return MLXQ_OK;
+    return tell(r, flaws,
+                mlxq_fail(error, MLXQ_CORRUPT, NULL, NULL,
+                          "header byte %" PRIu64 ": 0x%02X in the padding, which is of spaces", left + bytes - 1, last),
+                error);
+  }
+  return MLXQ_OK;
 }
 
 /* What people give by mistake, by its first bytes; NULL for none of them. */
@@ -252,6 +287,11 @@ static mlxq_status read_length(uint64_t *header_bytes, int fd, uint64_t file_byt
 
 mlxq_status mlxq_safetensors_read(mlxq_weights *weights, uint32_t file, int fd, uint64_t file_bytes, const char *path,
                                   mlxq_error *error) {
+  return mlxq_safetensors_survey(weights, file, fd, file_bytes, path, NULL, error);
+}
+
+mlxq_status mlxq_safetensors_survey(mlxq_weights *weights, uint32_t file, int fd, uint64_t file_bytes, const char *path,
+                                    const mlxq_flaws *flaws, mlxq_error *error) {
   uint64_t header_bytes = 0;
   reader *r = NULL;
   mlxq_status status = read_length(&header_bytes, fd, file_bytes, path, error);
@@ -273,7 +313,8 @@ mlxq_status mlxq_safetensors_read(mlxq_weights *weights, uint32_t file, int fd, 
     goto cleanup;
   }
   status = sort_entries(weights, r->first, error);
-  if (status == MLXQ_OK) status = check_cover(r, error);
+  if (status == MLXQ_OK) status = check_cover(r, flaws, error);
+  if (status == MLXQ_OK && flaws) status = check_padding(r, header_bytes, flaws, error);
 cleanup:
   free(r);
   return status == MLXQ_OK ? MLXQ_OK : mlxq_error_at_file(error, status, path);

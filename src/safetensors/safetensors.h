@@ -4,6 +4,7 @@
 #ifndef MLXQ_SAFETENSORS_SAFETENSORS_H
 #define MLXQ_SAFETENSORS_SAFETENSORS_H
 
+#include "base/error.h"
 #include "tensor/tensor_map.h"
 
 /* Limits, each tested. A header must be below the first (as MLX requires); a name at most the second; a map that is
@@ -20,6 +21,11 @@
  * failure `weights` may hold some of the tensors. `weights` needs exclusive use. */
 mlxq_status mlxq_safetensors_read(mlxq_weights *weights, uint32_t file, int fd, uint64_t file_bytes, const char *path,
                                   mlxq_error *error);
+
+/* The same for those who list flaws: tensors that overlap, holes, a tail, and padding that is not spaces are told to
+ * `flaws` (all of them, with `path`) and do not fail the call; any other breach of the format does. */
+mlxq_status mlxq_safetensors_survey(mlxq_weights *weights, uint32_t file, int fd, uint64_t file_bytes, const char *path,
+                                    const mlxq_flaws *flaws, mlxq_error *error);
 
 /* Lays out one file with the tensors `indices[0..count)` of `weights`: orders `indices` by alignment (widest element
  * first), then name; sets each tensor's file and absolute offset, contiguous from the end of the header; and makes

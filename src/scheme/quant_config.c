@@ -168,6 +168,11 @@ static mlxq_status read_layer(mlxq_layer_option *option, struct json_object *val
 }
 
 mlxq_status mlxq_quant_config_from_json(mlxq_quant_config **config, struct json_object *block, mlxq_error *error) {
+  return mlxq_quant_config_survey(config, block, NULL, error);
+}
+
+mlxq_status mlxq_quant_config_survey(mlxq_quant_config **config, struct json_object *block, const mlxq_flaws *flaws,
+                                     mlxq_error *error) {
   struct json_object_iter member;
   mlxq_layer_option option;
   mlxq_quant_config *made = NULL;
@@ -184,7 +189,11 @@ mlxq_status mlxq_quant_config_from_json(mlxq_quant_config **config, struct json_
   json_object_object_foreachC(block, member) {
     if (is_reserved(member.key)) continue;
     status = read_layer(&option, member.val, member.key, error);
-    if (status != MLXQ_OK) goto cleanup;
+    if (status != MLXQ_OK) {
+      status = mlxq_flaws_take(flaws, status, error);
+      if (status != MLXQ_OK) goto cleanup;
+      continue;
+    }
     status = mlxq_quant_config_set_layer(made, member.key, &option, error);
     if (status != MLXQ_OK) goto cleanup;
   }

@@ -1,7 +1,7 @@
 #!/bin/sh
 # No instruction beyond the baseline in objects that every machine runs, and no function that the linker could take from
 # an object that not every machine runs but its kernels:  baseline.sh OBJDUMP NM OBJECT...
-# Objects whose name ends in _avx2.c.o are the latter.
+# Objects whose name ends in _avx2.c.o or _avx512.c.o are the latter.
 set -eu
 objdump=$1
 nm=$2
@@ -11,14 +11,14 @@ baseline=0
 special=0
 for object in "$@"; do
   case $object in
-  *_avx2.c.o)
+  *_avx2.c.o | *_avx512.c.o)
     special=$((special + 1))
-    if "$nm" -g --defined-only "$object" | grep -v ' T mlxq_[a-z0-9_]*_avx2$'; then
+    if "$nm" -g --defined-only "$object" | grep -v ' T mlxq_[a-z0-9_]*_avx\(2\|512\)$'; then
       echo "$object defines these beside its kernels"
       status=1
     fi
     # The test would be empty if it could not see such an instruction.
-    if ! "$objdump" -d "$object" | grep -q '%ymm'; then
+    if ! "$objdump" -d "$object" | grep -q '%[yz]mm'; then
       echo "$object: no AVX instruction was found where there must be some"
       status=1
     fi

@@ -1,10 +1,10 @@
 /* Every kernel of kernels.def that is not the reference against the reference, byte for byte:
- *   checkkern [--long | --bench [FORMAT | cast]]
+ *   checkkern [--quick | --long | --bench [FORMAT | cast | transpose | fp8 | repack_awq]]
  * What the formulas come to is the unit and golden tests'; here only equality counts, over inputs chosen to reach every
  * rounding, clamp and fallback, at any alignment and count of groups, with guard bytes around outputs. Inputs end where
  * their allocation ends, so that AddressSanitizer sees a read beyond. Kernels that this machine cannot run are printed;
  * it is a failure if one that it can run was not run. --bench prints the speed of all side by side, --long tries
- * many more inputs. */
+ * many more inputs, --quick fewer: for emulators. */
 #include "kernels/kernel_list.h"
 
 #include <inttypes.h>
@@ -16,21 +16,34 @@
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
+typedef enum kernel_kind { QUANTIZE, DEQUANTIZE, CAST, TRANSPOSE, FP8, REPACK_AWQ } kernel_kind;
+
 typedef struct kernel {
   const char *name;
-  int format; /* -1: cast */
+  kernel_kind kind;
+  int format; /* of quantize and dequantize */
   mlxq_isa isa;
-  mlxq_quantize_fn quantize; /* one of the three */
-  mlxq_dequantize_fn dequantize;
-  mlxq_cast_fn cast;
+  union {
+    mlxq_quantize_fn quantize;
+    mlxq_dequantize_fn dequantize;
+    mlxq_cast_fn cast;
+    mlxq_transpose_fn transpose;
+    mlxq_fp8_fn fp8;
+    mlxq_repack_awq_fn repack_awq;
+  };
   unsigned long runs;
 } kernel;
 
 static kernel kernels[] = {
-#define MLXQ_QUANTIZE(format, isa, function) {#function, MLXQ_FORMAT_##format, MLXQ_ISA_##isa, function, NULL, NULL, 0},
+#define ROW(function, its_kind, its_format, its_isa, member) \
+  { .name = #function, .kind = its_kind, .format = its_format, .isa = its_isa, .member = function }
+#define MLXQ_QUANTIZE(format, isa, function) ROW(function, QUANTIZE, MLXQ_FORMAT_##format, MLXQ_ISA_##isa, quantize),
 #define MLXQ_DEQUANTIZE(format, isa, function) \
-  {#function, MLXQ_FORMAT_##format, MLXQ_ISA_##isa, NULL, function, NULL, 0},
-#define MLXQ_CAST(isa, function) {#function, -1, MLXQ_ISA_##isa, NULL, NULL, function, 0},
+  ROW(function, DEQUANTIZE, MLXQ_FORMAT_##format, MLXQ_ISA_##isa, dequantize),
+#define MLXQ_CAST(isa, function)       ROW(function, CAST, 0, MLXQ_ISA_##isa, cast),
+#define MLXQ_TRANSPOSE(isa, function)  ROW(function, TRANSPOSE, 0, MLXQ_ISA_##isa, transpose),
+#define MLXQ_FP8(isa, function)        ROW(function, FP8, 0, MLXQ_ISA_##isa, fp8),
+#define MLXQ_REPACK_AWQ(isa, function) ROW(function, REPACK_AWQ, 0, MLXQ_ISA_##isa, repack_awq),
 #include "kernels/kernels.def"
 };
 
@@ -193,10 +206,7 @@ static void report(const kernel *tested, const mlxq_kernel_args *args, const cha
 static kernel *reference_of(const kernel *tested) {
   for (size_t i = 0; i < COUNT(kernels); i++) {
     kernel *ref = &kernels[i];
-    if (ref->isa == MLXQ_ISA_REF && ref->format == tested->format && !ref->quantize == !tested->quantize &&
-        !ref->cast == !tested->cast) {
-      return ref;
-    }
+    if (ref->isa == MLXQ_ISA_REF && ref->kind == tested->kind && ref->format == tested->format) return ref;
   }
   printf("%s has no reference\n", tested->name);
   exit(1);
@@ -306,27 +316,26 @@ static void sweep_quantize(kernel *tested, mlxq_kernel_args *args) {
   const bool wide = args->dtype == MLXQ_F32;
   const size_t width = dtype_bytes(args->dtype), size = args->group_size,
                values = wide ? 65536 * COUNT(LOW_HALVES) : 65536;
-  const unsigned bits = FORMATS[tested->format].bits;
-  const float ruler = FORMATS[tested->format].affine        ? (float)((1u << bits) - 1)
+  const uint32_t magnitude = wide ? 0x7FFFFFFFu : 0x7FFFu;
+  const float ruler = FORMATS[tested->format].affine        ? (float)((1u << FORMATS[tested->format].bits) - 1)
                       : tested->format == MLXQ_FORMAT_MXFP8 ? 448.0f
                                                             : 6.0f;
   args->groups = values / (size - 1) + 1;
   uint8_t *dense = allocate(args->groups * size * width);
   for (size_t unit = 0; unit < COUNT(UNITS); unit++) {
     const float first = ruler * UNITS[unit];
+    uint32_t first_bits = 0;
+    mlxq_cast_ref(MLXQ_F32, args->dtype, &first, &first_bits, 1);
     size_t next = 0;
     for (size_t i = 0; i < args->groups * size; i++) {
-      uint8_t *place = dense + i * width;
-      uint32_t pattern = (uint32_t)next;
-      if (wide) pattern = (uint32_t)(next / COUNT(LOW_HALVES)) << 16 | LOW_HALVES[next % COUNT(LOW_HALVES)];
-      float x = first;
+      uint32_t bits = first_bits;
       if (i % size != 0) {
-        memcpy(place, &pattern, width);
-        mlxq_cast_ref(args->dtype, MLXQ_F32, place, &x, 1);
-        if (!(fabsf(x) <= fabsf(first))) x = 0.0f;
+        bits = (uint32_t)next;
+        if (wide) bits = (uint32_t)(next / COUNT(LOW_HALVES)) << 16 | LOW_HALVES[next % COUNT(LOW_HALVES)];
+        if ((bits & magnitude) > (first_bits & magnitude)) bits = 0;
         next = (next + 1) % values;
       }
-      mlxq_cast_ref(MLXQ_F32, args->dtype, &x, place, 1);
+      memcpy(dense + i * width, &bits, width);
     }
     check_quantize(tested, args, dense, 0);
   }
@@ -367,14 +376,14 @@ static void sweep_dequantize(kernel *tested, mlxq_kernel_args *args) {
 /* All group sizes, profiles and dtypes of a kernel; `rounds` times the patterns at every count of groups. */
 static void check_format(kernel *tested, unsigned rounds) {
   void (*attempt)(kernel *, const mlxq_kernel_args *, enum pattern, size_t) =
-      tested->quantize ? try_quantize : try_dequantize;
+      tested->kind == QUANTIZE ? try_quantize : try_dequantize;
   for (size_t size = 0; size < FORMATS[tested->format].group_sizes; size++) {
     for (int profile = MLXQ_PROFILE_CPU; profile <= MLXQ_PROFILE_GPU; profile++) {
       for (size_t d = 0; d < COUNT(DTYPES); d++) {
         mlxq_kernel_args args = {.profile = (mlxq_profile)profile,
                                  .dtype = DTYPES[d],
                                  .group_size = FORMATS[tested->format].smallest_group << size};
-        if (size == 0) (tested->quantize ? sweep_quantize : sweep_dequantize)(tested, &args);
+        if (size == 0) (tested->kind == QUANTIZE ? sweep_quantize : sweep_dequantize)(tested, &args);
         for (args.groups = 0; args.groups <= 40; args.groups++) attempt(tested, &args, PATTERNS, args.groups % 7);
         for (unsigned round = 0; round < rounds; round++) {
           for (int pattern = 0; pattern < PATTERNS; pattern++) {
@@ -425,6 +434,83 @@ static void check_cast(kernel *tested, unsigned rounds) {
   }
 }
 
+/* ---- Matrices -------------------------------------------------------------------------------------------------- */
+
+static void compare_matrices(kernel *tested, output out[2], size_t elem_bytes, size_t rows, size_t columns) {
+  tested->runs++;
+  if (!same_output(&out[0], &out[1])) {
+    failures++;
+    printf("%s: %zu x %zu elements of %zu bytes differ from the reference\n", tested->name, rows, columns, elem_bytes);
+  }
+  free(out[0].allocation);
+  free(out[1].allocation);
+}
+
+static uint8_t *random_input(uint8_t **allocation, size_t bytes, size_t offset) {
+  uint8_t *at = new_input(allocation, bytes, offset);
+  for (size_t i = 0; i < bytes; i++) at[i] = (uint8_t)random_bits();
+  return at;
+}
+
+/* Shapes around the sizes of blocks and strips, and some larger ones. */
+static size_t random_length(void) {
+  return random_below(4) > 0 ? random_below(40) : random_below(300);
+}
+
+static void try_transpose(kernel *tested) {
+  static const size_t WIDTHS[] = {1, 2, 4};
+  const size_t width = WIDTHS[random_below(3)], rows = random_length(), columns = random_length();
+  uint8_t *allocation, *in = random_input(&allocation, rows * columns * width, random_below(5) * width);
+  output out[2];
+  for (int i = 0; i < 2; i++) {
+    out[i] = new_output(rows * columns * width, 0);
+    (i == 0 ? reference_of(tested) : tested)->transpose(width, in, rows, columns, out[i].at);
+  }
+  compare_matrices(tested, out, width, rows, columns);
+  free(allocation);
+}
+
+static void try_repack_awq(kernel *tested) {
+  const size_t rows = 8 * random_below(40), words = random_length();
+  uint8_t *allocation, *in = random_input(&allocation, rows * words * 4, 4 * random_below(9));
+  output out[2];
+  for (int i = 0; i < 2; i++) {
+    out[i] = new_output(rows * words * 4, 0);
+    (i == 0 ? reference_of(tested) : tested)->repack_awq((const uint32_t *)(const void *)in, rows, words, out[i].at);
+  }
+  compare_matrices(tested, out, 4, rows, words);
+  free(allocation);
+}
+
+/* All codes, among them NaNs, in parts of a matrix that begin and end anywhere in its blocks. */
+static void try_fp8(kernel *tested) {
+  static const size_t BLOCKS[] = {1, 3, 16, 128};
+  const size_t block = BLOCKS[random_below(4)];
+  mlxq_block_args args = {.rows = random_below(9),
+                          .columns = random_length(),
+                          .first_row = random_below(300),
+                          .first_column = random_below(300),
+                          .block_rows = block,
+                          .block_columns = block,
+                          .scale_columns = (300 + 300) / block + 1};
+  const size_t scale_count = ((300 + 9) / block + 1) * args.scale_columns;
+  uint8_t *allocation, *codes = random_input(&allocation, args.rows * args.columns, random_below(9));
+  float *scales = allocate(scale_count * sizeof *scales);
+  for (size_t i = 0; i < scale_count; i++) scales[i] = float_of(random_bits() & 0xFF7FFFFFu); /* any finite */
+  output out[2];
+  for (int i = 0; i < 2; i++) {
+    out[i] = new_output(args.rows * args.columns * 2, 0);
+    (i == 0 ? reference_of(tested) : tested)->fp8(&args, codes, scales, out[i].at);
+  }
+  compare_matrices(tested, out, 2, args.rows, args.columns);
+  free(scales);
+  free(allocation);
+}
+
+static void check_matrices(kernel *tested, unsigned rounds, void (*attempt)(kernel *tested)) {
+  for (unsigned i = 0; i < 100 * rounds; i++) attempt(tested);
+}
+
 /* ---- Speed ----------------------------------------------------------------------------------------------------- */
 
 static double now(void) {
@@ -438,22 +524,43 @@ enum { BENCH_ELEMS = 1 << 20 };
 /* What a kernel is timed on: enough for any format, and for casts to and from float32. */
 typedef struct bench_data {
   mlxq_kernel_args args;
-  mlxq_dtype from; /* of a cast; to args.dtype */
+  mlxq_dtype from;   /* of a cast; to args.dtype */
+  size_t elem_bytes; /* of a transpose */
   uint8_t *dense, *packed, *scales, *biases, *source;
 } bench_data;
+
+/* One call on BENCH_ELEMS elements; matrices are of 1024 columns. */
+static void call(const kernel *tested, const bench_data *data) {
+  const size_t columns = 1024, rows = BENCH_ELEMS / columns;
+  const mlxq_block_args blocks = {rows, columns, 0, 0, 128, 128, columns / 128};
+  switch (tested->kind) {
+    case QUANTIZE:
+      tested->quantize(&data->args, data->dense, data->packed, data->scales, data->biases);
+      break;
+    case DEQUANTIZE:
+      tested->dequantize(&data->args, data->packed, data->scales, data->biases, data->dense);
+      break;
+    case CAST:
+      tested->cast(data->from, data->args.dtype, data->source, data->dense, BENCH_ELEMS);
+      break;
+    case TRANSPOSE:
+      tested->transpose(data->elem_bytes, data->source, rows, columns, data->dense);
+      break;
+    case FP8:
+      tested->fp8(&blocks, data->source, (const float *)(const void *)data->scales, data->dense);
+      break;
+    case REPACK_AWQ:
+      tested->repack_awq((const uint32_t *)(const void *)data->source, rows, columns / 8, data->dense);
+      break;
+  }
+}
 
 /* Millions of elements a second: the best of some calls on data that the cache holds, as a worker's tile is. */
 static double speed(const kernel *tested, const bench_data *data) {
   double best = INFINITY, spent = 0;
   for (int i = 0; i < 5 || (spent < 0.1 && i < 1000); i++) {
     double start = now();
-    if (tested->quantize) {
-      tested->quantize(&data->args, data->dense, data->packed, data->scales, data->biases);
-    } else if (tested->dequantize) {
-      tested->dequantize(&data->args, data->packed, data->scales, data->biases, data->dense);
-    } else {
-      tested->cast(data->from, data->args.dtype, data->source, data->dense, BENCH_ELEMS);
-    }
+    call(tested, data);
     double took = now() - start;
     spent += took;
     if (took < best) best = took;
@@ -465,8 +572,7 @@ static double speed(const kernel *tested, const bench_data *data) {
 static const kernel *counterpart(const kernel *ref, mlxq_isa isa) {
   for (size_t i = 0; i < COUNT(kernels); i++) {
     const kernel *other = &kernels[i];
-    if (other->isa == isa && other->format == ref->format && !other->quantize == !ref->quantize &&
-        mlxq_isa_usable(isa)) {
+    if (other->isa == isa && other->kind == ref->kind && other->format == ref->format && mlxq_isa_usable(isa)) {
       return other;
     }
   }
@@ -498,7 +604,7 @@ static void bench_format(const kernel *ref, bench_data *data) {
     mlxq_cast_ref(MLXQ_F32, args->dtype, &x, data->dense + i * dtype_bytes(args->dtype), 1);
   }
   mlxq_kernels(MLXQ_ISA_REF)->quantize[ref->format](args, data->dense, data->packed, data->scales, data->biases);
-  printf("%-10s %-8s g%-4zu %-4s %s", ref->quantize ? "quantize" : "dequantize", FORMATS[ref->format].name,
+  printf("%-10s %-8s g%-4zu %-4s %s", ref->kind == QUANTIZE ? "quantize" : "dequantize", FORMATS[ref->format].name,
          args->group_size, mlxq_dtype_name(args->dtype), args->profile == MLXQ_PROFILE_GPU ? "gpu" : "cpu");
   bench_line(ref, data);
 }
@@ -517,7 +623,23 @@ static void bench_cast(const kernel *ref, bench_data *data) {
   }
 }
 
-/* Everything, or one format ("affine4") or "cast". */
+static const char *const NAMES[] = {
+    [CAST] = "cast", [TRANSPOSE] = "transpose", [FP8] = "fp8", [REPACK_AWQ] = "repack_awq"};
+
+static void bench_matrix(const kernel *ref, bench_data *data) {
+  for (size_t i = 0; i < BENCH_ELEMS; i++) data->source[i] = (uint8_t)random_bits();
+  for (size_t i = 0; i < BENCH_ELEMS / 16384; i++) memcpy(data->scales + 4 * i, &(float){0.5f}, 4);
+  for (data->elem_bytes = 2; data->elem_bytes <= 4; data->elem_bytes += 2) {
+    if (ref->kind != TRANSPOSE && data->elem_bytes > 2) break;
+    printf("%-10s %-25s", NAMES[ref->kind],
+           ref->kind != TRANSPOSE  ? ""
+           : data->elem_bytes == 2 ? "of 2 bytes"
+                                   : "of 4 bytes");
+    bench_line(ref, data);
+  }
+}
+
+/* Everything, or one format ("affine4") or another kind ("cast"). */
 static void bench(const char *only) {
   const size_t bytes = (size_t)BENCH_ELEMS * sizeof(float);
   bench_data data = {.dense = allocate(bytes),
@@ -533,13 +655,11 @@ static void bench(const char *only) {
     data.args.dtype = DTYPES[d];
     for (size_t i = 0; i < COUNT(kernels); i++) {
       const kernel *ref = &kernels[i];
-      if (ref->isa != MLXQ_ISA_REF || (only && strcmp(only, ref->cast ? "cast" : FORMATS[ref->format].name) != 0)) {
-        continue;
-      }
-      if (ref->cast) {
-        bench_cast(ref, &data);
-        continue;
-      }
+      const char *name = ref->kind >= CAST ? NAMES[ref->kind] : FORMATS[ref->format].name;
+      if (ref->isa != MLXQ_ISA_REF || (only && strcmp(only, name) != 0)) continue;
+      if (ref->kind == CAST) bench_cast(ref, &data);
+      if (ref->kind > CAST && d == 0) bench_matrix(ref, &data);
+      if (ref->kind >= CAST) continue;
       data.args.group_size = FORMATS[ref->format].affine ? 64 : FORMATS[ref->format].smallest_group;
       data.args.groups = BENCH_ELEMS / data.args.group_size;
       for (int profile = MLXQ_PROFILE_CPU; profile <= MLXQ_PROFILE_GPU; profile++) {
@@ -559,8 +679,21 @@ static void bench(const char *only) {
 static bool isas_are_right(void) {
 #if defined(__x86_64__)
   bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (avx2 != mlxq_isa_usable(MLXQ_ISA_AVX2)) {
-    printf("the processor %s AVX2, which mlxq_isa_usable denies\n", avx2 ? "has" : "has no");
+  bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  const struct {
+    mlxq_isa isa;
+    bool usable;
+  } seen[] = {{MLXQ_ISA_AVX2, avx2}, {MLXQ_ISA_AVX512, avx512}};
+  for (size_t i = 0; i < COUNT(seen); i++) {
+    if (seen[i].usable == mlxq_isa_usable(seen[i].isa)) continue;
+    printf("the processor %s %s, which mlxq_isa_usable denies\n", seen[i].usable ? "has" : "has no",
+           mlxq_isa_name(seen[i].isa));
+    return false;
+  }
+#elif defined(__aarch64__)
+  if (!mlxq_isa_usable(MLXQ_ISA_NEON)) {
+    puts("every aarch64 processor has neon, which mlxq_isa_usable denies");
     return false;
   }
 #endif
@@ -574,6 +707,7 @@ int main(int argc, char **argv) {
     return 0;
   }
   if (argc > 1 && strcmp(argv[1], "--long") == 0) rounds = 50 * rounds;
+  if (argc > 1 && strcmp(argv[1], "--quick") == 0) rounds = 1;
   unsigned usable = 0, run = 0;
   for (size_t i = 0; i < COUNT(kernels); i++) {
     kernel *tested = &kernels[i];
@@ -583,10 +717,21 @@ int main(int argc, char **argv) {
       continue;
     }
     usable++;
-    if (tested->cast) {
-      check_cast(tested, rounds);
-    } else {
-      check_format(tested, rounds);
+    switch (tested->kind) {
+      case CAST:
+        check_cast(tested, rounds);
+        break;
+      case TRANSPOSE:
+        check_matrices(tested, rounds, try_transpose);
+        break;
+      case FP8:
+        check_matrices(tested, rounds, try_fp8);
+        break;
+      case REPACK_AWQ:
+        check_matrices(tested, rounds, try_repack_awq);
+        break;
+      default:
+        check_format(tested, rounds);
     }
     run += tested->runs > 0;
   }

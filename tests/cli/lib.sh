@@ -64,6 +64,17 @@ fails() {
   return $fails_status
 }
 
+# verifies SRC [OPTION]...: as text and with --json; returns the exit status
+verifies() {
+  shows mlxq verify "$@" --quiet || :
+  shows mlxq verify "$@" --quiet --json
+}
+
+# poke FILE TENSOR OFFSET=HEX...: changes bytes (see poke.py)
+poke() {
+  helper poke "$@"
+}
+
 # Tensors of a file or folder, one a line: name, dtype, shape, file
 list() {
   mlxq inspect "$1" --json >.list.json && "$PYTHON" -c '
@@ -107,4 +118,22 @@ killed() {
 # resumed FILE: how much the conversion whose --json output this is had to write, and did not
 resumed() {
   "$PYTHON" -c 'import json, sys; report = json.load(open(sys.argv[1])); print("resumed", report["resumed_bytes"])' "$1"
+}
+
+# foreign FOLDER BLOCK TENSOR...: a small llama in another format, BLOCK being its `quantization_config`
+foreign() {
+  mkdir -p "$1"
+  echo "{\"model_type\": \"llama\", \"num_hidden_layers\": 1, \"torch_dtype\": \"float16\", \"quantization_config\": $2}" \
+    >"$1/config.json"
+  (folder=$1 && shift 2 && tensors "$folder/model.safetensors" "$@")
+}
+
+# The bytes of a tensor, as hexadecimal digits: hex FILE NAME
+hex() {
+  "$PYTHON" -c '
+import json, struct, sys
+data = open(sys.argv[1], "rb").read()
+length = struct.unpack("<Q", data[:8])[0]
+begin, end = json.loads(data[8:8 + length])[sys.argv[2]]["data_offsets"]
+print(sys.argv[2], data[8 + length + begin:8 + length + end].hex())' "$@"
 }

@@ -10,6 +10,7 @@ DIMS is 4x64, 7, or empty for a scalar. FILL says what the elements are:
     =1.5         that number everywhere
     hole         zeros that take no space on the disk, for large files
     nan@I, inf@I, -inf@I   as (absent), but for element I
+    groups@N     element i is i // N
 With --header the text is the header as it stands, true or not: --length overrides the length word before it, and
 --data is the number of zero bytes that follow.
 """
@@ -50,6 +51,8 @@ def elements(name, dtype, count, fill):
     if fill in ("zeros", "ones") or fill.startswith("="):
         value = {"zeros": 0.0, "ones": 1.0}.get(fill)
         return pack(dtype, float(fill[1:]) if value is None else value) * count
+    if fill.startswith("groups@"):
+        return b"".join(pack(dtype, i // int(fill[7:])) for i in range(count))
     period = max(1, min(count, PERIOD))
     values = (n / 2**31 - 1 if floating else n for n in numbers(name, period))
     data = bytearray(b"".join(pack(dtype, value) for value in values) * (count // period))

@@ -1,11 +1,12 @@
-"""The memory promise: 64 MiB + threads x 8 MiB + 512 bytes x tensors (of the source or the result, whichever has more),
-whatever the model's size, and however hostile its files.
+"""The memory promise: 64 MiB + threads x 8 MiB (32 MiB where columns are read: imports, transposed experts) + 512 bytes x
+tensors (of the source or the result, whichever has more), whatever the model's size, and however hostile its files.
 
 Runs mlxq on one large sparse tensor, on folders of very many small ones, and on files made to take memory, and compares
 the peak resident set that the kernel reports for it. Standard library only: python3 tests/limits/test_memory.py MLXQ
 """
 
 import json
+import math
 import os
 import struct
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 MIB = 1 << 20
 THREADS = 2
+DTYPES = {"qweight": "I32", "qzeros": "I32", "scales": "F16"}  # by the last part of a name; others are BF16
 CONFIG = '{"model_type": "llama", "tie_word_embeddings": false}'
 INDEX = "model.safetensors.index.json"
 
@@ -29,11 +31,12 @@ def apart(work, *arguments):
 
 
 def write_folder(folder, make_shapes, make_config=lambda: CONFIG, make_index=None):
-    """A checkpoint of BF16 tensors whose data is a hole, which reads as zeros. The index agrees unless one is given."""
+    """A checkpoint whose data is a hole, which reads as zeros. The index agrees unless one is given."""
     shapes, header, end = make_shapes(), {}, 0
     for name, shape in shapes.items():
-        size = 2 * shape[0] * shape[1]
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [end, end + size]}
+        dtype = DTYPES.get(name.rsplit(".", 1)[-1], "BF16")
+        size = (4 if dtype == "I32" else 2) * math.prod(shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + size]}
         end += size
     text = json.dumps(header).encode()
     folder.mkdir()
@@ -49,7 +52,23 @@ def many(pattern, count):
     return lambda: {pattern.format(i // 7, i % 7): [2, 64] for i in range(count)}
 
 
-def check(mlxq, label, tensors, command, refusal=False):
+def awq_layer(path, outs, ins):
+    return {f"{path}.qweight": [ins, outs // 8], f"{path}.qzeros": [ins // 128, outs // 8], f"{path}.scales": [ins // 128, outs]}
+
+
+def awq_layers(count, outs, ins):
+    layers = {}
+    for i in range(count):
+        layers |= awq_layer(f"model.layers.{i // 7}.mlp.part_{i % 7}", outs, ins)
+    return layers
+
+
+def experts(layers, count):
+    names = [f"model.layers.{i}.block_sparse_moe.experts.{e}.w{k}.weight" for i in range(layers) for e in range(count) for k in (1, 2, 3)]
+    return dict.fromkeys(names, [2, 64])
+
+
+def check(mlxq, label, tensors, command, refusal=False, tile=8):
     """Runs a command, which may fail only where `refusal` says so, and compares its peak with what is promised."""
     run = [mlxq, *command]
     if command[0] != "inspect":
@@ -61,7 +80,7 @@ def check(mlxq, label, tensors, command, refusal=False):
     if status != 0 and not (refusal and os.waitstatus_to_exitcode(status) == 1):
         sys.exit(f"failed with status {status}: {' '.join(run)}")
     peak = usage.ru_maxrss * 1024
-    allowed = 64 * MIB + THREADS * 8 * MIB + 512 * tensors
+    allowed = 64 * MIB + THREADS * tile * MIB + 512 * tensors
     shown = " ".join(word for word in command if not word.startswith("/"))
     print(f"{label}: {shown}: peak {peak / MIB:.1f} MiB, promised {allowed / MIB:.1f} MiB", flush=True)
     return peak <= allowed
@@ -85,14 +104,17 @@ def check_all(mlxq, folder):
             ["inspect", quantized, "--json"],
             ["dequantize", quantized, dense],
             ["quantize", quantized, dense, "--force"],
+            ["verify", source],
+            ["verify", quantized, "--against", source, "--json"],
         ]:
-            tensors = count if command[:2] == ["inspect", source] else 3 * count
+            tensors = count if command[1] == source and command[0] in ("inspect", "verify") else 3 * count
             yield check(mlxq, label, tensors, command)
 
     def hostile(label, make_config, make_index):
         apart(write_folder, folder / label, lambda: {"a.weight": [2, 64]}, make_config, make_index)
         yield check(mlxq, label, 1, ["inspect", place(label), "--json"], refusal=True)
         yield check(mlxq, label, 3, ["quantize", place(label), place(label + "-q")], refusal=True)
+        yield check(mlxq, label, 1, ["verify", place(label)], refusal=True)
 
     apart(write_folder, folder / "large", lambda: {"model.layers.0.mlp.up_proj.weight": [65536, 8192]})
     yield from tries("large", 1)
@@ -102,6 +124,20 @@ def check_all(mlxq, folder):
     yield from tries("long", 100_000)
     apart(write_folder, folder / "own", many("model.layers.{}.mlp.part_{}.weight", 60_000))
     yield from tries("own", 60_000, "--override", "*=bits:8", "--override", "*_2=bits:6", "--skip", "*_3")
+
+    awq = json.dumps(json.loads(CONFIG) | {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128}})
+    apart(write_folder, folder / "awq-large", lambda: awq_layer("model.layers.0.mlp.up_proj", 28672, 16384), lambda: awq)
+    apart(write_folder, folder / "awq-many", lambda: awq_layers(33_000, 8, 128), lambda: awq)
+    for label, tensors in (("awq-large", 3), ("awq-many", 99_000)):
+        yield check(mlxq, label, tensors, ["import", place(label), place(label + "-m")], tile=32)
+        yield check(mlxq, label, tensors, ["import", place(label), place(label + "-x"), "--exact", "--dtype", "bfloat16"], tile=32)
+    mixtral = '{"model_type": "mixtral", "num_local_experts": 512}'
+    apart(write_folder, folder / "experts", lambda: experts(60, 512), lambda: mixtral)
+    yield check(mlxq, "experts", 92_160, ["quantize", place("experts"), place("experts-q"), "--stats"])
+    llama4 = '{"model_type": "llama4", "text_config": {}}'
+    fused = {"language_model.model.layers.0.feed_forward.experts.gate_up_proj": [4, 8192, 16384]}
+    apart(write_folder, folder / "fused", lambda: fused, lambda: llama4)
+    yield check(mlxq, "fused", 6, ["quantize", place("fused"), place("fused-q")], tile=32)
 
     agreeing = '"weight_map": {"a.weight": "model.safetensors"}}'
     for label, make_index in {

@@ -57,7 +57,7 @@ from common import (
 from expected import dequantize
 from families import FAMILIES, FURTHER, NOT_COMPARED
 from families_moe import ALL as MOE
-from families_moe import with_scales
+from families_moe import EXPERTS, with_scales
 from mlx_lm.convert import convert
 from mlx_lm.models.switch_layers import SwitchLinear
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -79,6 +79,9 @@ UNSUPPORTED = {
 # What mlx-lm's dequantize_model leaves packed, because it does not know the class. mlx_lm.load refuses the result. mlxq
 # gives these layers what mx.dequantize gives.
 LEFT_PACKED = dict.fromkeys(("deepseek_v3", "kimi_k2", "glm4_moe_lite"), ("*.self_attn.embed_q", "*.self_attn.unembed_out"))
+
+# Families whose experts mlx-lm also stacks when they are packed.
+PACKED_ONE_BY_ONE = ("mixtral", "qwen2_moe", "olmoe", "glm4_moe", "dots1", "phimoe", "deepseek", "deepseek_v3", "exaone_moe")
 
 # Families that are also quantized in parts, and then again.
 IN_PARTS = ("qwen3_moe", "deepseek_v3", "gpt_oss")
@@ -806,8 +809,8 @@ class MoeTest(FolderTest):
         self.refusals += 1
 
     def odd_experts(self):
-        """Experts that are missing, or larger than the others."""
-        for what in ("the first", "one in the middle", "the last", "a larger one"):
+        """Experts that are missing, or smaller than the others."""
+        for what in ("the first", "one in the middle", "the last", "a smaller one"):
             with self.live.case(f"{self.name}, experts, {what}") as folder:
                 source, odd = folder / "source", folder / "odd"
                 write_source(source, self.family, Variant("experts"), self.rng)
@@ -820,12 +823,65 @@ class MoeTest(FolderTest):
                 name = str(self.rng.choice([name for name in experts if f".experts.{number}." in name]))
                 t = held.pop(name)
                 status = "missing_key"
-                if what == "a larger one":
-                    held[name] = Tensor(t.dtype, np.concatenate([t.bits, t.bits[:64]]))
+                if what == "a smaller one":
+                    held[name] = Tensor(t.dtype, t.bits[:-32])
                     status = "shape_mismatch"
                 shutil.copytree(source, odd)
                 write_safetensors(odd / "model.safetensors", held, metadata)
                 self.expect_error(odd, status, name)
+
+    def packed_experts(self):
+        """Experts packed one by one, with scales and biases of their own."""
+        with self.live.case(f"{self.name}, experts, packed one by one") as folder:
+            source, packed, ours, theirs = folder / "source", folder / "packed", folder / "mlxq", folder / "mlx-lm"
+            write_source(source, self.family, Variant("packed"), self.rng)
+            mlx_convert(source, packed, quantize=True)
+            held, metadata = read_safetensors(packed / "model.safetensors")
+            names = {"gate": "w1", "up": "w3", "down": "w2"} if self.family.mlp == "block_sparse_moe" else {}
+            for name in list(held):
+                found = re.fullmatch(r"(.*)\.(switch_mlp|experts)\.(gate|up|down)_proj\.(.*)", name)
+                if found:
+                    t, last = held.pop(name), names.get(found[3], f"{found[3]}_proj")
+                    held |= {f"{found[1]}.experts.{e}.{last}.{found[4]}": Tensor(t.dtype, t.bits[e]) for e in range(len(t.bits))}
+            write_safetensors(packed / "model.safetensors", held, metadata)
+            (packed / "model.safetensors.index.json").unlink()
+            self.mlx_dequantize(packed, theirs)
+            self.live.run("dequantize", packed, ours)
+            self.compare(ours, theirs, packed)
+
+    def odd_scales(self):
+        """FP8 matrices that have no scales, or scales of another dtype; experts of which one is dense."""
+        cases = ["a matrix without", "the first expert without", "the last expert without", "in BF16", "one expert dense"]
+        if self.family.model_type == "mimo_v2_flash":
+            cases.append("for more blocks than there are")  # the others' classes refuse these
+        for what in cases:
+            with self.live.case(f"{self.name}, scales, {what}") as folder:
+                source, odd, ours, theirs = folder / "source", folder / "odd", folder / "mlxq", folder / "mlx-lm"
+                write_source(source, self.family, Variant("scales", tied=True), self.rng)
+                held, metadata = read_safetensors(source / "model.safetensors")
+                scales = [name for name in held if re.match(rf"{self.family.block}\.[01]\..*_scale_inv$", name)]
+                experts = [name for name in scales if ".experts." in name]
+                number = {"the first expert without": 0, "the last expert without": EXPERTS - 1}.get(what, 1)
+                of_number = [name for name in experts if f".experts.{number}." in name]
+                choices = [name for name in scales if name not in experts] if what == "a matrix without" else of_number
+                name = str(self.rng.choice(choices))
+                if what == "in BF16":
+                    held |= {scale: tensor(held[scale].mlx().astype(mx.bfloat16)) for scale in scales}
+                elif what.startswith("for more"):
+                    held[name] = Tensor("F32", np.concatenate([held[name].bits, held[name].bits]))
+                else:
+                    del held[name]
+                if what == "one expert dense":
+                    weight = name.removesuffix("_scale_inv")
+                    held[weight] = random_tensor(weight, "BF16", held[weight].shape, self.rng)
+                shutil.copytree(source, odd)
+                write_safetensors(odd / "model.safetensors", held, metadata)
+                if what.endswith("without"):
+                    self.expect_error(odd, "missing_key", name)
+                    continue
+                mlx_convert(odd, theirs, quantize=True)
+                self.live.run("quantize", odd, ours)
+                self.compare(ours, theirs, odd)
 
     def unsupported(self):
         with self.live.case(f"{self.name}, unsupported") as folder:
@@ -847,6 +903,10 @@ class MoeTest(FolderTest):
         if "quantization_config" in self.family.config:
             self.unpack()
         self.odd_experts()
+        if self.family.model_type in PACKED_ONE_BY_ONE:
+            self.packed_experts()
+        if any(name.endswith("_scale_inv") for name in self.family.stored):
+            self.odd_scales()
         for what, reason in self.family.refused.items():
             self.refused(what, reason)
 

@@ -1105,6 +1105,8 @@ static void test_names(void **state) {
   (void)state;
   assert_string_equal(mlxq_isa_name(MLXQ_ISA_REF), "ref");
   assert_string_equal(mlxq_isa_name(MLXQ_ISA_AVX2), "avx2");
+  assert_string_equal(mlxq_isa_name(MLXQ_ISA_AVX512), "avx512");
+  assert_string_equal(mlxq_isa_name(MLXQ_ISA_NEON), "neon");
   for (unsigned isa = 0; isa < MLXQ_ISA_COUNT; isa++) assert_non_null(mlxq_isa_name((mlxq_isa)isa));
   assert_string_equal(mlxq_isa_name(MLXQ_ISA_COUNT), "unknown");
 }

@@ -599,6 +599,182 @@ static void test_inspecting_without_memory(void **state) {
   assert_in_range(exhaust(inspect, NULL, *state), 20, 1000);
 }
 
+static mlxq_status verify(void *user, mlxq_error *error) {
+  mlxq_verification *report = (mlxq_verification *)(uintptr_t)16;
+  mlxq_verify_options options = MLXQ_VERIFY_OPTIONS_INIT;
+  options.threads = 1;
+  options.against = path_in(user, "src");
+  mlxq_status status = mlxq_verify(&report, path_in(user, "broken"), &options, error);
+  atomic_store(&allocations_left, -1);
+  if (status != MLXQ_OK) {
+    assert_null(report);
+    return status;
+  }
+  assert_int_equal(report->defects_found, 11);
+  assert_int_equal(report->defects_kept, 11);
+  assert_int_equal(report->notes_found, 1);
+  assert_string_equal(report->comparison->worst_layer, "model.norm");
+  mlxq_verification_free(report);
+  return status;
+}
+
+/* With defects of every room: an absent shard, two files of a tensor, an index, a name, a layer, NaN, other bits. */
+static void test_verifying_without_memory(void **state) {
+  make_source(*state);
+  mlxq_quantize_options options = MLXQ_QUANTIZE_OPTIONS_INIT;
+  const char *broken = path_in(*state, "broken");
+  assert_int_equal(mlxq_quantize_checkpoint(NULL, path_in(*state, "src"), broken, &options, NULL), MLXQ_OK);
+  mlxq_weights *tensors = read_safetensors(path_in(broken, "model.safetensors"));
+  bytes_of(tensors, "model.layers.0.mlp.down_proj.weight")[3] ^= 1;
+  write_safetensors(path_in(broken, "model.safetensors"), tensors);
+  mlxq_weights_free(tensors);
+  tensors = new_weights();
+  add_random(tensors, "a/b.scales", MLXQ_F32, SHAPE(4));
+  add_random(tensors, "model.norm.weight", MLXQ_BF16, SHAPE(64));
+  memset(bytes_of(tensors, "model.norm.weight"), 0xFF, 2);
+  write_safetensors(path_in(broken, "model-00001-of-00002.safetensors"), tensors);
+  mlxq_weights_free(tensors);
+  write_text(path_in(broken, "config.json"),
+             "{\"quantization\": {\"group_size\": 64, \"bits\": 4, \"b\": 7, \"none\": false}}");
+  write_text(path_in(broken, "model.safetensors.index.json"),
+             "{\"weight_map\": {\"model.layers.0.mlp.down_proj.weight\": \"model.safetensors\","
+             " \"model.layers.0.mlp.down_proj.scales\": \"model.safetensors\","
+             " \"model.layers.0.mlp.down_proj.biases\": \"model.safetensors\","
+             " \"model.norm.weight\": \"model.safetensors\", \"x\": \"gone.safetensors\"}}");
+  assert_in_range(exhaust(verify, NULL, *state), 100, 10000);
+}
+
+/* ---- Importing ------------------------------------------------------------------------------------------------- */
+
+typedef struct importing {
+  mlxq_weights *in, *expected;
+  const char *scratch;
+  const char *source;
+  on_disk *folder;
+} importing;
+
+static void add_awq_layer(mlxq_weights *weights, const char *path, mlxq_dtype scales) {
+  char name[96];
+  snprintf(name, sizeof name, "%s.qweight", path);
+  add_random(weights, name, MLXQ_I32, SHAPE(64, 2));
+  snprintf(name, sizeof name, "%s.qzeros", path);
+  add_random(weights, name, MLXQ_I32, SHAPE(2, 2));
+  snprintf(name, sizeof name, "%s.scales", path);
+  add_random(weights, name, scales, SHAPE(2, 16));
+}
+
+static mlxq_status import_awq(void *user, mlxq_error *error) {
+  const importing *work = user;
+  mlxq_awq_options options = MLXQ_AWQ_OPTIONS_INIT;
+  mlxq_transform_options transform = MLXQ_TRANSFORM_OPTIONS_INIT;
+  mlxq_weights *out = (mlxq_weights *)(uintptr_t)16;
+  mlxq_quant_config *config = (mlxq_quant_config *)(uintptr_t)16;
+  options.group_size = 32;
+  transform.threads = 1;
+  mlxq_status status = mlxq_import_awq(&out, &config, work->in, &options, &transform, error);
+  atomic_store(&allocations_left, -1);
+  if (status != MLXQ_OK) {
+    assert_null(out);
+    assert_null(config);
+    return status;
+  }
+  if (work->expected) assert_same_weights(out, work->expected);
+  mlxq_quant_config_free(config);
+  mlxq_weights_free(out);
+  return status;
+}
+
+static void test_awq_without_memory(void **state) {
+  (void)state;
+  importing work = {.in = new_weights()};
+  mlxq_awq_options options = MLXQ_AWQ_OPTIONS_INIT;
+  mlxq_quant_config *config = NULL;
+  options.group_size = 32;
+  for (int i = 0; i < 12; i++) {
+    char name[32];
+    snprintf(name, sizeof name, "l.%d", i);
+    add_awq_layer(work.in, name, i % 2 ? MLXQ_F16 : MLXQ_BF16);
+    snprintf(name, sizeof name, "l.%d.norm", i);
+    add_random(work.in, name, MLXQ_F32, SHAPE(8));
+  }
+  assert_int_equal(mlxq_import_awq(&work.expected, &config, work.in, &options, NULL, NULL), MLXQ_OK);
+  mlxq_quant_config_free(config);
+  assert_in_range(exhaust(import_awq, NULL, &work), 50, 10000);
+  mlxq_weights_free(work.in);
+  mlxq_weights_free(work.expected);
+}
+
+static mlxq_status import_folder(void *user, mlxq_error *error) {
+  const importing *work = user;
+  mlxq_import_options options = MLXQ_IMPORT_OPTIONS_INIT;
+  mlxq_report *report = (mlxq_report *)(uintptr_t)16;
+  options.common.threads = 1;
+  options.exact = true;
+  options.requantize_bits = 4;
+  mlxq_status status = mlxq_import_checkpoint(&report, path_in(work->scratch, "%s", work->source),
+                                              path_in(work->scratch, "out"), &options, error);
+  atomic_store(&allocations_left, -1);
+  if (status != MLXQ_OK) assert_null(report);
+  if (status == MLXQ_OK) mlxq_report_free(report);
+  return status;
+}
+
+static void check_import(void *user, mlxq_status status) {
+  const importing *work = user;
+  check_destination(work->folder, status);
+}
+
+/* Experts of AWQ, and GPTQ with layers of every kind: widened, quantized anew, as they are. */
+static void make_foreign_sources(const void *scratch) {
+  mlxq_weights *awq = new_weights(), *gptq = new_weights();
+  make_folder(path_in(scratch, "awq"));
+  make_folder(path_in(scratch, "gptq"));
+  write_text(path_in(scratch, "awq/config.json"),
+             "{\"model_type\": \"mixtral\", \"num_hidden_layers\": 1, \"num_local_experts\": 2,"
+             " \"quantization_config\": {\"quant_method\": \"awq\", \"bits\": 4, \"group_size\": 32}}");
+  write_text(path_in(scratch, "gptq/config.json"), "{\"model_type\": \"llama\", \"num_hidden_layers\": 1}");
+  write_text(path_in(scratch, "gptq/quantize_config.json"),
+             "{\"bits\": 4, \"group_size\": 32, \"sym\": false, \"checkpoint_format\": \"gptq_v2\"}");
+  for (int i = 0; i < 6; i++) {
+    char name[96];
+    snprintf(name, sizeof name, "model.layers.0.block_sparse_moe.experts.%d.w%d", i % 2, i / 2 + 1);
+    add_awq_layer(awq, name, MLXQ_F16);
+  }
+  for (int i = 0; i < 3; i++) {
+    static const int32_t SCATTERED[64] = {1};
+    char name[96];
+    snprintf(name, sizeof name, "l.%d.qweight", i);
+    add_random(gptq, name, MLXQ_I32, SHAPE(8, 16));
+    snprintf(name, sizeof name, "l.%d.qzeros", i);
+    add_random(gptq, name, MLXQ_I32, SHAPE(2, 2));
+    snprintf(name, sizeof name, "l.%d.scales", i);
+    add_random(gptq, name, i == 1 ? MLXQ_BF16 : MLXQ_F16, SHAPE(2, 16));
+    snprintf(name, sizeof name, "l.%d.g_idx", i);
+    if (i == 2) add_bytes(gptq, name, MLXQ_I32, SHAPE(64), SCATTERED);
+  }
+  add_random(awq, "model.norm.weight", MLXQ_F16, SHAPE(8));
+  add_random(gptq, "model.norm.weight", MLXQ_F16, SHAPE(8));
+  write_safetensors(path_in(scratch, "awq/model.safetensors"), awq);
+  write_safetensors(path_in(scratch, "gptq/model.safetensors"), gptq);
+  mlxq_weights_free(awq);
+  mlxq_weights_free(gptq);
+}
+
+static void test_imports_without_memory(void **state) {
+  static const char *const SOURCES[] = {"awq", "gptq"};
+  make_foreign_sources(*state);
+  for (size_t i = 0; i < COUNT(SOURCES); i++) {
+    importing work = {.scratch = *state, .source = SOURCES[i]};
+    on_disk folder = {.scratch = *state};
+    mlxq_error error;
+    if (import_folder(&work, &error) != MLXQ_OK) fail_msg("%s: %s", error.key, error.message);
+    assert_int_equal(rename(path_in(*state, "out"), path_in(*state, "reference")), 0);
+    work.folder = &folder;
+    assert_in_range(exhaust(import_folder, check_import, &work), 50, 10000);
+    assert_int_equal(mlxq_file_remove_tree(path_in(*state, "reference"), NULL), MLXQ_OK);
+  }
+}
+
 /* ---- Threads --------------------------------------------------------------------------------------------------- */
 
 /* Fewer threads than asked for only take longer. */
@@ -649,6 +825,9 @@ int main(void) {
       cmocka_unit_test(test_configs_without_memory),
       ON_DISK(test_conversions_without_memory),
       ON_DISK(test_inspecting_without_memory),
+      ON_DISK(test_verifying_without_memory),
+      cmocka_unit_test(test_awq_without_memory),
+      ON_DISK(test_imports_without_memory),
       cmocka_unit_test(test_threads_that_cannot_start),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

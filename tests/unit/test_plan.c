@@ -77,7 +77,7 @@ static void assert_covers(const mlxq_plan *plan, bool reads_all) {
     }
     next_tile += tiles;
     assert_in_range(job->input_count, 1, MLXQ_MAX_INPUTS);
-    assert_in_range(job->output_count, 1, MLXQ_MAX_INPUTS);
+    assert_in_range(job->output_count, 1, MLXQ_MAX_OUTPUTS);
     for (uint32_t i = 0; i < job->output_count; i++) {
       const mlxq_tensor *tensor = mlxq_weights_at(plan->outputs, job->outputs[i].tensor);
       assert_non_null(tensor);

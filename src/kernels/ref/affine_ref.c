@@ -84,19 +84,6 @@ static void dequantize(unsigned bits, const mlxq_kernel_args *args, const uint8_
   }
 }
 
-#define AFFINE(bits)                                                                                                   \
-  size_t mlxq_quantize_affine##bits##_ref(const mlxq_kernel_args *args, const void *dense, void *packed, void *scales, \
-                                          void *biases) {                                                              \
-    return quantize(bits, args, dense, packed, scales, biases);                                                        \
-  }                                                                                                                    \
-  void mlxq_dequantize_affine##bits##_ref(const mlxq_kernel_args *args, const void *packed, const void *scales,        \
-                                          const void *biases, void *dense) {                                           \
-    dequantize(bits, args, packed, scales, biases, dense);                                                             \
-  }
-
-AFFINE(2)
-AFFINE(3)
-AFFINE(4)
-AFFINE(5)
-AFFINE(6)
-AFFINE(8)
+#define QUANTIZE(bits)   quantize(bits, args, dense, packed, scales, biases)
+#define DEQUANTIZE(bits) dequantize(bits, args, packed, scales, biases, dense)
+MLXQ_DEFINE_AFFINE(ref, QUANTIZE, DEQUANTIZE)

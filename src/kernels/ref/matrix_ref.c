@@ -5,29 +5,25 @@
 /* Columns are done a few at a time, so that the lines read are still in the cache for the next ones. */
 enum { STRIP = 32 };
 
-#define TRANSPOSE(type)                                                                         \
-  static void transpose_##type(const type *matrix, size_t rows, size_t columns, type *result) { \
-    for (size_t first = 0; first < columns; first += STRIP) {                                   \
-      size_t end = columns - first < STRIP ? columns : first + STRIP;                           \
-      for (size_t row = 0; row < rows; row++) {                                                 \
-        for (size_t column = first; column < end; column++) {                                   \
-          result[column * rows + row] = matrix[row * columns + column];                         \
-        }                                                                                       \
-      }                                                                                         \
-    }                                                                                           \
+/* One loop for each width: `width` is a constant once this is inlined. */
+static inline void transpose(size_t width, const uint8_t *matrix, size_t rows, size_t columns, uint8_t *result) {
+  for (size_t first = 0; first < columns; first += STRIP) {
+    size_t end = columns - first < STRIP ? columns : first + STRIP;
+    for (size_t row = 0; row < rows; row++) {
+      for (size_t column = first; column < end; column++) {
+        memcpy(result + (column * rows + row) * width, matrix + (row * columns + column) * width, width);
+      }
+    }
   }
-
-TRANSPOSE(uint8_t)
-TRANSPOSE(uint16_t)
-TRANSPOSE(uint32_t)
+}
 
 void mlxq_transpose_ref(size_t elem_bytes, const void *matrix, size_t rows, size_t columns, void *result) {
   if (elem_bytes == 4) {
-    transpose_uint32_t(matrix, rows, columns, result);
+    transpose(4, matrix, rows, columns, result);
   } else if (elem_bytes == 2) {
-    transpose_uint16_t(matrix, rows, columns, result);
+    transpose(2, matrix, rows, columns, result);
   } else {
-    transpose_uint8_t(matrix, rows, columns, result);
+    transpose(1, matrix, rows, columns, result);
   }
 }
 

@@ -146,18 +146,6 @@ static void dequantize(const micro_format *format, const mlxq_kernel_args *args,
   }
 }
 
-#define MICRO(name, format)                                                                                      \
-  size_t mlxq_quantize_##name##_ref(const mlxq_kernel_args *args, const void *dense, void *packed, void *scales, \
-                                    void *biases) {                                                              \
-    (void)biases;                                                                                                \
-    return quantize(&(format), args, dense, packed, scales);                                                     \
-  }                                                                                                              \
-  void mlxq_dequantize_##name##_ref(const mlxq_kernel_args *args, const void *packed, const void *scales,        \
-                                    const void *biases, void *dense) {                                           \
-    (void)biases;                                                                                                \
-    dequantize(&(format), args, packed, scales, dense);                                                          \
-  }
-
-MICRO(mxfp4, MXFP4)
-MICRO(mxfp8, MXFP8)
-MICRO(nvfp4, NVFP4)
+#define QUANTIZE(name, format)   quantize(&(format), args, dense, packed, scales)
+#define DEQUANTIZE(name, format) dequantize(&(format), args, packed, scales, dense)
+MLXQ_DEFINE_MICRO(ref, QUANTIZE, DEQUANTIZE)

@@ -66,7 +66,7 @@ INLINE size_t quantize(unsigned bits, bool gpu, mlxq_dtype dtype, quantize_call 
     float scales[BLOCK], biases[BLOCK];
     range8(dtype, call.dense + group * call.dense_bytes, size, &lo, &hi);
     if (!is_ordinary(lo, hi)) {
-      leave_to_ref(&call, group, BLOCK);
+      leave(&call, group, BLOCK);
       continue;
     }
     fit8(gpu, n, lo, hi, &scale, &bias);
@@ -79,14 +79,14 @@ INLINE size_t quantize(unsigned bits, bool gpu, mlxq_dtype dtype, quantize_call 
     store8(dtype, call.scales + group * call.scale_bytes, scale);
     store8(dtype, call.biases + group * call.scale_bytes, bias);
   }
-  if (group < groups) leave_to_ref(&call, group, groups - group);
+  if (group < groups) leave(&call, group, groups - group);
   return call.first_bad;
 }
 
 INLINE size_t quantize_any(unsigned bits, mlxq_quantize_fn ref, const mlxq_kernel_args *args, const void *dense,
                            void *packed, void *scales, void *biases) {
   const quantize_call call = {.args = args,
-                              .ref = ref,
+                              .rest = ref,
                               .dense = dense,
                               .packed = packed,
                               .scales = scales,
@@ -177,19 +177,6 @@ INLINE void dequantize_any(unsigned bits, mlxq_dequantize_fn ref, const mlxq_ker
   }
 }
 
-#define AFFINE(bits)                                                                                             \
-  size_t mlxq_quantize_affine##bits##_avx2(const mlxq_kernel_args *args, const void *dense, void *packed,        \
-                                           void *scales, void *biases) {                                         \
-    return quantize_any(bits, mlxq_quantize_affine##bits##_ref, args, dense, packed, scales, biases);            \
-  }                                                                                                              \
-  void mlxq_dequantize_affine##bits##_avx2(const mlxq_kernel_args *args, const void *packed, const void *scales, \
-                                           const void *biases, void *dense) {                                    \
-    dequantize_any(bits, mlxq_dequantize_affine##bits##_ref, args, packed, scales, biases, dense);               \
-  }
-
-AFFINE(2)
-AFFINE(3)
-AFFINE(4)
-AFFINE(5)
-AFFINE(6)
-AFFINE(8)
+#define QUANTIZE(bits)   quantize_any(bits, mlxq_quantize_affine##bits##_ref, args, dense, packed, scales, biases)
+#define DEQUANTIZE(bits) dequantize_any(bits, mlxq_dequantize_affine##bits##_ref, args, packed, scales, biases, dense)
+MLXQ_DEFINE_AFFINE(avx2, QUANTIZE, DEQUANTIZE)

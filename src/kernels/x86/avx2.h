@@ -7,20 +7,12 @@
 #ifndef MLXQ_KERNELS_X86_AVX2_H
 #define MLXQ_KERNELS_X86_AVX2_H
 
-#include "kernels/kernels.h"
+#include "kernels/blocks.h"
 
 #include <immintrin.h>
-#include <string.h>
-
-/* Arguments such as bits, dtype and profile are constants once inlined: one loop a combination, no branch in it. */
-#define INLINE static inline __attribute__((always_inline))
 
 /* Groups in a block: the lanes of a vector of float32. */
 #define BLOCK 8
-
-INLINE size_t dtype_bytes(mlxq_dtype dtype) {
-  return dtype == MLXQ_F32 ? 4 : 2;
-}
 
 INLINE __m256i load256(const void *p) {
   return _mm256_loadu_si256((const __m256i *)p);
@@ -63,6 +55,15 @@ INLINE __m256 round8(mlxq_dtype dtype, __m256 x) {
 INLINE __m128i narrow8(mlxq_dtype dtype, __m256 x) {
   if (dtype == MLXQ_F16) return _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT);
   __m256i high = _mm256_srli_epi32(bf16_sum(x), 16);
+  return _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
+}
+
+/* As mlxq_f32_to_bf16; narrow8 is right for fewer NaNs. */
+INLINE __m128i narrow_to_bf16(__m256 x) {
+  __m256i nan = _mm256_or_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x400000));
+  __m256 is_nan = _mm256_cmp_ps(x, x, _CMP_UNORD_Q);
+  __m256 bits = _mm256_blendv_ps(_mm256_castsi256_ps(bf16_sum(x)), _mm256_castsi256_ps(nan), is_nan);
+  __m256i high = _mm256_srli_epi32(_mm256_castps_si256(bits), 16);
   return _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
 }
 
@@ -278,28 +279,6 @@ INLINE void make_table(__m128i first, __m128i second, __m256i *lower, __m256i *u
 INLINE __m256i spread8(__m256i codes, int part) {
   __m128i half = part < 2 ? _mm256_castsi256_si128(codes) : _mm256_extracti128_si256(codes, 1);
   return _mm256_cvtepu8_epi32(part % 2 == 0 ? half : _mm_srli_si128(half, 8));
-}
-
-/* ---- Parts for the reference ----------------------------------------------------------------------------------- */
-
-/* A call's arguments, and the bytes that a group takes of each. */
-typedef struct quantize_call {
-  const mlxq_kernel_args *args;
-  mlxq_quantize_fn ref;
-  const uint8_t *dense;
-  uint8_t *packed, *scales, *biases;
-  size_t dense_bytes, packed_bytes, scale_bytes;
-  size_t first_bad; /* the first non-finite element, or MLXQ_ALL_FINITE */
-} quantize_call;
-
-/* Groups first .. first + count by the reference; not inlined: what is rare should not crowd the loops. */
-static __attribute__((noinline, unused)) void leave_to_ref(quantize_call *call, size_t first, size_t count) {
-  mlxq_kernel_args args = *call->args;
-  args.groups = count;
-  size_t bad = call->ref(&args, call->dense + first * call->dense_bytes, call->packed + first * call->packed_bytes,
-                         call->scales + first * call->scale_bytes,
-                         call->biases ? call->biases + first * call->scale_bytes : NULL);
-  if (bad != MLXQ_ALL_FINITE && call->first_bad == MLXQ_ALL_FINITE) call->first_bad = first * args.group_size + bad;
 }
 
 #endif

@@ -9,15 +9,6 @@ INLINE __m256 load_any8(mlxq_dtype dtype, const uint8_t *p) {
   return _mm256_set_m128(_mm256_cvtpd_ps(_mm256_loadu_pd(in + 4)), _mm256_cvtpd_ps(_mm256_loadu_pd(in)));
 }
 
-/* As mlxq_f32_to_bf16; narrow8 is right for fewer NaNs. */
-INLINE __m128i narrow_to_bf16(__m256 x) {
-  __m256i nan = _mm256_or_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x400000));
-  __m256 is_nan = _mm256_cmp_ps(x, x, _CMP_UNORD_Q);
-  __m256 bits = _mm256_blendv_ps(_mm256_castsi256_ps(bf16_sum(x)), _mm256_castsi256_ps(nan), is_nan);
-  __m256i high = _mm256_srli_epi32(_mm256_castps_si256(bits), 16);
-  return _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
-}
-
 INLINE void cast(mlxq_dtype from, mlxq_dtype to, const uint8_t *source, uint8_t *result, size_t elems) {
   const size_t source_width = from == MLXQ_F64 ? 8 : dtype_bytes(from), result_width = dtype_bytes(to);
   size_t i = 0;

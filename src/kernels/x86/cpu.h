@@ -7,4 +7,7 @@
 /* AVX2, FMA and F16C, with the YMM registers saved by the operating system. Thread-safe. */
 bool mlxq_x86_has_avx2(void);
 
+/* Those and AVX-512 F, BW, DQ and VL, with the ZMM and mask registers saved too. Thread-safe. */
+bool mlxq_x86_has_avx512(void);
+
 #endif

@@ -1,17 +1,17 @@
-/* Transposes and AutoAWQ's codes, for AVX2: byte for byte ref/matrix_ref.c. Both work on blocks of 8 x 8 words; what is
- * left at the edges is done one element at a time. */
+/* Transposes, AutoAWQ's codes and FP8 blocks, for AVX2: byte for byte ref/matrix_ref.c. The former two work on blocks
+ * of 8 x 8 words; what is left at the edges is done one element at a time. */
 #include "kernels/kernel_list.h"
 #include "kernels/x86/avx2.h"
 
 /* Eight vectors of eight words, transposed. */
 INLINE void transpose_words(__m256i v[8]) {
   __m256i a[8], b[8];
-  for (int i = 0; i < 4; i++) {
+  for (size_t i = 0; i < 4; i++) {
     a[2 * i] = _mm256_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
     a[2 * i + 1] = _mm256_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
   }
-  for (int i = 0; i < 2; i++) {
-    for (int k = 0; k < 2; k++) {
+  for (size_t i = 0; i < 2; i++) {
+    for (size_t k = 0; k < 2; k++) {
       b[4 * i + 2 * k] = _mm256_unpacklo_epi64(a[4 * i + k], a[4 * i + 2 + k]);
       b[4 * i + 2 * k + 1] = _mm256_unpackhi_epi64(a[4 * i + k], a[4 * i + 2 + k]);
     }
@@ -30,9 +30,9 @@ enum { STRIP = 64 };
 /* 8 x 8 words from `in` (rows `columns` apart) to `out` (rows `rows` apart). */
 INLINE void transpose_block4(const uint32_t *in, size_t columns, uint32_t *out, size_t rows) {
   __m256i v[8];
-  for (int i = 0; i < 8; i++) v[i] = load256(in + (size_t)i * columns);
+  for (size_t i = 0; i < 8; i++) v[i] = load256(in + i * columns);
   transpose_words(v);
-  for (int i = 0; i < 8; i++) store256(out + (size_t)i * rows, v[i]);
+  for (size_t i = 0; i < 8; i++) store256(out + i * rows, v[i]);
 }
 
 /* 16 x 8 elements of two bytes: pairs of rows become words. */
@@ -148,6 +148,46 @@ void mlxq_repack_awq_avx2(const uint32_t *stored, size_t rows, size_t words, voi
   for (size_t row = 0; row < whole_rows; row += 64) {
     for (size_t word = 0; word < whole_words; word += 8) {
       repack_block(stored + row * words + word, words, result + 8 * word * row_words + row / 8, row_words);
+    }
+  }
+}
+
+/* ---- FP8 ------------------------------------------------------------------------------------------------------- */
+
+/* Eight E4M3 codes as float32: as float16 with the same fields they are 2^-8 of what they stand for. */
+INLINE __m256 decode_e4m3_or_nan(__m128i codes) {
+  __m128i wide = _mm_cvtepi8_epi16(codes);
+  __m128i half = _mm_and_si128(_mm_slli_epi16(wide, 7), _mm_set1_epi16((int16_t)0xBFFF));
+  __m128i is_nan = _mm_cmpeq_epi16(_mm_and_si128(wide, _mm_set1_epi16(0x7F)), _mm_set1_epi16(0x7F));
+  __m128i nan = _mm_or_si128(_mm_and_si128(half, _mm_set1_epi16((int16_t)0x8000)), _mm_set1_epi16(0x7E00));
+  half = _mm_blendv_epi8(half, nan, is_nan);
+  return _mm256_mul_ps(_mm256_cvtph_ps(half), _mm256_set1_ps(256.0f));
+}
+
+/* Columns that share a scale. */
+static void fp8_run(const uint8_t *codes, size_t count, float scale, uint16_t *result) {
+  size_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    __m256 value = decode_e4m3_or_nan(_mm_loadl_epi64((const __m128i *)(const void *)(codes + i)));
+    __m128i rounded = narrow_to_bf16(_mm256_mul_ps(value, _mm256_set1_ps(scale)));
+    _mm_storeu_si128((__m128i *)(void *)(result + i), rounded);
+  }
+  const mlxq_block_args rest = {
+      .rows = 1, .columns = count - i, .block_rows = 1, .block_columns = SIZE_MAX, .scale_columns = 1};
+  if (i < count) mlxq_fp8_ref(&rest, codes + i, &scale, result + i);
+}
+
+void mlxq_fp8_avx2(const mlxq_block_args *args, const uint8_t *codes, const float *scales, void *dense) {
+  uint16_t *result = dense;
+  for (size_t row = 0; row < args->rows; row++) {
+    const float *row_scales = scales + (args->first_row + row) / args->block_rows * args->scale_columns;
+    for (size_t column = 0; column < args->columns;) {
+      size_t block = (size_t)(args->first_column + column) / args->block_columns;
+      size_t end = (block + 1) * args->block_columns - (size_t)args->first_column;
+      if (end > args->columns) end = args->columns;
+      fp8_run(codes + row * args->columns + column, end - column, row_scales[block],
+              result + row * args->columns + column);
+      column = end;
     }
   }
 }

@@ -41,8 +41,11 @@ INLINE __m256 decode_scales(bool e8m0, __m256i bytes) {
   if (e8m0) return _mm256_castsi256_ps(_mm256_max_epu32(_mm256_slli_epi32(bytes, 23), _mm256_set1_epi32(0x400000)));
   __m256i magnitude = _mm256_and_si256(bytes, _mm256_set1_epi32(0x7F));
   __m256i sign = _mm256_slli_epi32(_mm256_xor_si256(bytes, magnitude), 24);
-  /* The exponent's bias goes from 7 to 127; multiplying does that for subnormals too. */
-  __m256 value = _mm256_mul_ps(_mm256_castsi256_ps(_mm256_slli_epi32(magnitude, 20)), _mm256_set1_ps(0x1p120f));
+  /* The exponent's bias goes from 7 to 127. Never through a float32 that is subnormal: that takes long. */
+  __m256i normal = _mm256_add_epi32(_mm256_slli_epi32(magnitude, 20), _mm256_set1_epi32(120 << 23));
+  __m256 subnormal = _mm256_mul_ps(_mm256_cvtepi32_ps(magnitude), _mm256_set1_ps(0x1p-9f));
+  __m256i is_small = _mm256_cmpgt_epi32(_mm256_set1_epi32(8), magnitude);
+  __m256 value = _mm256_blendv_ps(_mm256_castsi256_ps(normal), subnormal, _mm256_castsi256_ps(is_small));
   __m256i is_nan = _mm256_cmpeq_epi32(magnitude, _mm256_set1_epi32(0x7F));
   value = _mm256_blendv_ps(value, _mm256_castsi256_ps(_mm256_set1_epi32(0x7FC00000)), _mm256_castsi256_ps(is_nan));
   return _mm256_or_ps(value, _mm256_castsi256_ps(sign));
@@ -157,21 +160,21 @@ INLINE size_t quantize(micro_format format, bool gpu, mlxq_dtype dtype, quantize
     __m256 factor;
     float factors[BLOCK];
     if (!scales8(format, gpu, dtype, largest8(dtype, dense, format.group_size), &bytes, &factor)) {
-      leave_to_ref(&call, group, BLOCK);
+      leave(&call, group, BLOCK);
       continue;
     }
     _mm256_storeu_ps(factors, factor);
     encode_block(format, gpu, dtype, dense, call.packed + group * call.packed_bytes, factors);
     store_bytes8(call.scales + group, bytes);
   }
-  if (group < groups) leave_to_ref(&call, group, groups - group);
+  if (group < groups) leave(&call, group, groups - group);
   return call.first_bad;
 }
 
 INLINE size_t quantize_any(micro_format format, mlxq_quantize_fn ref, const mlxq_kernel_args *args, const void *dense,
                            void *packed, void *scales) {
   const quantize_call call = {.args = args,
-                              .ref = ref,
+                              .rest = ref,
                               .dense = dense,
                               .packed = packed,
                               .scales = scales,
@@ -291,18 +294,6 @@ INLINE void dequantize_any(micro_format format, mlxq_dequantize_fn ref, const ml
   }
 }
 
-#define MICRO(name, format)                                                                                       \
-  size_t mlxq_quantize_##name##_avx2(const mlxq_kernel_args *args, const void *dense, void *packed, void *scales, \
-                                     void *biases) {                                                              \
-    (void)biases;                                                                                                 \
-    return quantize_any(format, mlxq_quantize_##name##_ref, args, dense, packed, scales);                         \
-  }                                                                                                               \
-  void mlxq_dequantize_##name##_avx2(const mlxq_kernel_args *args, const void *packed, const void *scales,        \
-                                     const void *biases, void *dense) {                                           \
-    (void)biases;                                                                                                 \
-    dequantize_any(format, mlxq_dequantize_##name##_ref, args, packed, scales, dense);                            \
-  }
-
-MICRO(mxfp4, MXFP4)
-MICRO(mxfp8, MXFP8)
-MICRO(nvfp4, NVFP4)
+#define QUANTIZE(name, format)   quantize_any(format, mlxq_quantize_##name##_ref, args, dense, packed, scales)
+#define DEQUANTIZE(name, format) dequantize_any(format, mlxq_dequantize_##name##_ref, args, packed, scales, dense)
+MLXQ_DEFINE_MICRO(avx2, QUANTIZE, DEQUANTIZE)
