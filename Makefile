@@ -57,6 +57,7 @@ format:
 
 # What takes longer than a commit should wait for.
 test-long: test
+	@python3 tests/faults/run.py --mlxq $(BUILD)/mlxq --shim $(BUILD)/tests/fault_shim.so --examples examples
 	@$(BUILD)/tests/checkkern --long
 	@case $$(uname -m) in aarch64 | arm64) ;; \
 	  *) tests/checkkern/neon.sh aarch64-linux-gnu-gcc qemu-aarch64 --long ;; esac

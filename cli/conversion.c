@@ -33,6 +33,7 @@ static void print_conversion_json(const arguments *parsed, const mlxq_report *re
   json_uint(&json, "layers_changed", report->layers_changed);
   json_uint(&json, "source_bytes", report->source_bytes);
   json_uint(&json, "total_bytes", report->total_bytes);
+  json_uint(&json, "resumed_bytes", report->resumed_bytes);
   json_uint(&json, "parameters", report->parameters);
   json_double(&json, "bits_per_weight", report->bits_per_weight);
   json_open(&json, "files", '[');
@@ -71,6 +72,10 @@ void print_conversion(const arguments *parsed, const mlxq_report *report) {
   }
   printf("\n  bits per weight  %.3f\n", report->bits_per_weight);
   printf("  files            %zu\n", report->file_count);
+  if (report->resumed_bytes > 0) {
+    format_bytes(after, sizeof after, report->resumed_bytes);
+    printf("  resumed          %s were whole already\n", after);
+  }
   if (report->kind_count == 0 || dry_run) return;
   printf("\n  %-20s %8s %14s %18s\n", "layer kind", "layers", "weights", "relative RMS error");
   for (size_t i = 0; i < report->kind_count; i++) {

@@ -33,7 +33,7 @@ static const option_row OPTIONS[] = {
     {'z', "max-shard-size", "SIZE", "start a new file beyond it: 500M, 5G (default: 5G = 5 * 2^30 bytes)"},
     {'d', "dry-run", NULL, "plan, print the result, write nothing"},
     {'f', "force", NULL, "replace a checkpoint at DST; quantize: also convert a model_type that may come out wrong"},
-    {'P', "keep-partial", NULL, "on failure leave the unfinished .DST.mlxq-partial"},
+    {'P', "keep-partial", NULL, "on failure leave the unfinished .DST.mlxq-partial for the next run to go on with"},
     {'c', "cpu", "LEVEL", "highest instruction set to use (default: the best; also MLXQ_CPU): "},
     {'j', "json", NULL, "print the result (and an error) as one JSON object"},
     {'q', "quiet", NULL, "no progress"},

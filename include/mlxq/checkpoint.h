@@ -32,6 +32,7 @@ typedef struct mlxq_report {
   uint64_t layers_changed;   /* conversions: layers quantized or dequantized now */
   mlxq_kind_stats *kinds;    /* quantize with stats: in the order of first appearance */
   size_t kind_count;
+  uint64_t resumed_bytes; /* conversions: tensor data that an interrupted run had finished, and this one kept */
 } mlxq_report;
 
 /* Releases a report; NULL is accepted. */
@@ -53,7 +54,7 @@ typedef struct mlxq_convert_options {
   const char *cpu;         /* highest instruction set to use, see mlxq_cpu_level; NULL: the best there is */
   bool dry_run;            /* plan and report, write nothing */
   bool force;              /* replace an existing destination; convert a model_type that may come out wrong */
-  bool keep_partial;       /* leave the unfinished work beside the destination on failure */
+  bool keep_partial;       /* on failure leave the unfinished work beside the destination, for the next run */
   bool allow_nonfinite;    /* quantize groups that hold NaN or infinity to NaN */
 
   /* NULL for none; all but `cancelled` on the calling thread. `progress` gets bytes written so far and in all. `warn`
@@ -119,7 +120,8 @@ typedef struct mlxq_import_options {
 
 /* Quantizes (dequantizes) the checkpoint `source` into `destination`, which is a folder where `source` is one and a
  * file where it is one. What is written is what mlx_lm.convert writes. The destination appears whole, by one rename,
- * or not at all; `source` is never written. Memory does not grow with the weights.
+ * or not at all; `source` is never written. What a killed run left in .NAME.mlxq-partial is checked and kept where it
+ * is whole and source and options are the same (with `stats` all is made anew). Memory does not grow with the weights.
  *
  * On success the caller owns `*report` (may be requested with NULL). On failure it is NULL. Errors name file, layer and
  * key; beside those of mlxq_quantize_weights and mlxq_dequantize_weights: exists, busy (another process works on the

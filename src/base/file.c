@@ -29,10 +29,18 @@ static void identity_of(mlxq_file_identity *identity, const struct stat *status)
   };
 }
 
+int mlxq_open(const char *path, int flags) {
+  int fd;
+  do {
+    fd = open(path, flags | O_CLOEXEC, 0666);
+  } while (fd < 0 && errno == EINTR);
+  return fd;
+}
+
 mlxq_status mlxq_file_open(int *fd, mlxq_file_identity *identity, const char *path, mlxq_error *error) {
   struct stat status;
   /* O_NONBLOCK: a FIFO by the name of a checkpoint file must not hang us. */
-  int opened = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  int opened = mlxq_open(path, O_RDONLY | O_NONBLOCK);
   if (opened < 0) return mlxq_fail_errno(error, errno, path, "cannot open");
   mlxq_status result = MLXQ_OK;
   if (fstat(opened, &status) != 0) {
@@ -67,12 +75,12 @@ mlxq_status mlxq_file_check(int fd, const mlxq_file_identity *identity, const ch
 }
 
 mlxq_status mlxq_file_create(int *fd, const char *path, mlxq_error *error) {
-  *fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  *fd = mlxq_open(path, O_RDWR | O_CREAT | O_EXCL);
   return *fd < 0 ? mlxq_fail_errno(error, errno, path, "cannot create") : MLXQ_OK;
 }
 
 mlxq_status mlxq_file_open_write(int *fd, const char *path, mlxq_error *error) {
-  *fd = open(path, O_RDWR | O_CLOEXEC);
+  *fd = mlxq_open(path, O_RDWR);
   return *fd < 0 ? mlxq_fail_errno(error, errno, path, "cannot open for writing") : MLXQ_OK;
 }
 
@@ -134,25 +142,32 @@ mlxq_status mlxq_file_reserve(int fd, uint64_t bytes, const char *path, mlxq_err
   if (failed == 0) return MLXQ_OK;
 #endif
   if (failed == 0 || failed == EOPNOTSUPP || failed == ENOSYS || failed == EINVAL) {
-    failed = ftruncate(fd, (off_t)bytes) != 0 ? errno : 0;
+    do {
+      failed = ftruncate(fd, (off_t)bytes) != 0 ? errno : 0;
+    } while (failed == EINTR);
   }
   return failed ? mlxq_fail_errno(error, failed, path, "cannot reserve space") : MLXQ_OK;
 }
 
-mlxq_status mlxq_file_sync(int fd, const char *path, mlxq_error *error) {
-  int result;
+static int sync_fd(int fd) {
+  int failed;
   do {
-    result = fsync(fd);
-  } while (result != 0 && errno == EINTR);
-  return result != 0 ? mlxq_fail_errno(error, errno, path, "cannot sync") : MLXQ_OK;
+    failed = fsync(fd) != 0 ? errno : 0;
+  } while (failed == EINTR);
+  return failed;
+}
+
+mlxq_status mlxq_file_sync(int fd, const char *path, mlxq_error *error) {
+  int failed = sync_fd(fd);
+  return failed ? mlxq_fail_errno(error, failed, path, "cannot sync") : MLXQ_OK;
 }
 
 mlxq_status mlxq_folder_sync(const char *path, mlxq_error *error) {
-  int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  int fd = mlxq_open(path, O_RDONLY | O_DIRECTORY);
   if (fd < 0) return mlxq_fail_errno(error, errno, path, "cannot open");
   /* Some file systems cannot sync a folder and say EINVAL; there is nothing more to do then. */
-  mlxq_status result = MLXQ_OK;
-  if (fsync(fd) != 0 && errno != EINVAL) result = mlxq_fail_errno(error, errno, path, "cannot sync");
+  int failed = sync_fd(fd);
+  mlxq_status result = failed && failed != EINVAL ? mlxq_fail_errno(error, failed, path, "cannot sync") : MLXQ_OK;
   close(fd);
   return result;
 }

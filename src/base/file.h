@@ -14,6 +14,9 @@ typedef struct mlxq_file_identity {
   int64_t modified_ns, changed_ns;
 } mlxq_file_identity;
 
+/* open(2) again where a signal interrupts it, as it may on network file systems. */
+int mlxq_open(const char *path, int flags);
+
 /* Opens a regular file for reading, symbolic links followed. Anything else is MLXQ_IO. The caller closes `*fd`. */
 mlxq_status mlxq_file_open(int *fd, mlxq_file_identity *identity, const char *path, mlxq_error *error);
 

@@ -8,6 +8,7 @@
 #include "plan/family.h"
 #include "plan/import.h"
 #include "plan/select.h"
+#include "run/journal.h"
 #include "run/publish.h"
 #include "run/run.h"
 #include "run/side_files.h"
@@ -36,6 +37,7 @@ typedef struct conversion {
   mlxq_tile_stats *stats;
   mlxq_text config_text; /* of the result; empty for a single file */
   mlxq_staging staging;
+  mlxq_journal journal;
   mlxq_isa isa;
 } conversion;
 
@@ -364,10 +366,24 @@ static mlxq_status plan_import(conversion *work, const mlxq_import_options *opti
 
 /* ---- Run and publish ------------------------------------------------------------------------------------------- */
 
+/* Errors of tiles that are not made again would be missing from the report, so with stats all are. */
+static mlxq_status open_journal(conversion *work, mlxq_error *error) {
+  const mlxq_checkpoint *checkpoint = work->checkpoint;
+  mlxq_journal_request request = {.plan = work->plan,
+                                  .folder = work->staging.folder,
+                                  .key = mlxq_journal_key(work->plan, checkpoint->files, checkpoint->file_count),
+                                  .reuse = !work->stats,
+                                  .progress = work->options->progress,
+                                  .cancelled = work->options->cancelled,
+                                  .user = work->options->user};
+  return mlxq_journal_open(&work->journal, &request, error);
+}
+
 static mlxq_status run(conversion *work, mlxq_error *error) {
   mlxq_run_request request = {.plan = work->plan,
                               .source_files = work->checkpoint->files,
                               .sink_folder = work->staging.folder,
+                              .journal = &work->journal,
                               .threads = work->options->threads,
                               .isa = work->isa,
                               .stats = work->stats,
@@ -375,7 +391,8 @@ static mlxq_status run(conversion *work, mlxq_error *error) {
                               .cancelled = work->options->cancelled,
                               .user = work->options->user};
   mlxq_status status = mlxq_staging_create(&work->staging, error);
-  if (status == MLXQ_OK) status = mlxq_staging_create_files(&work->staging, work->plan, error);
+  if (status == MLXQ_OK) status = open_journal(work, error);
+  if (status == MLXQ_OK) status = mlxq_staging_create_files(&work->staging, work->plan, &work->journal, error);
   if (status == MLXQ_OK) status = mlxq_run(&request, error);
   if (status == MLXQ_OK) status = mlxq_checkpoint_check(work->checkpoint, error);
   if (status == MLXQ_OK && work->checkpoint->is_folder) {
@@ -402,6 +419,7 @@ static mlxq_status make_report(mlxq_report **report, conversion *work, mlxq_acti
   }
   (*report)->source_bytes = work->source_bytes;
   (*report)->layers_changed = changed;
+  (*report)->resumed_bytes = work->journal.reused_bytes;
   (*report)->kinds = kinds;
   (*report)->kind_count = kind_count;
   return MLXQ_OK;
@@ -439,6 +457,7 @@ static mlxq_status finish(mlxq_report **report, conversion *work, mlxq_action ac
 }
 
 static void release(conversion *work) {
+  mlxq_journal_close(&work->journal);
   mlxq_staging_close(&work->staging);
   mlxq_text_free(&work->config_text);
   free(work->stats);

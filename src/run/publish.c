@@ -48,22 +48,36 @@ typedef struct folder_content {
   bool anything, config, safetensors, folders;
 } folder_content;
 
+/* The next entry but "." and "..". NULL at the end; `*failed` is then 0, or the errno of a listing that broke off. */
+static const struct dirent *next_entry(DIR *folder, int *failed) {
+  const struct dirent *entry;
+  do {
+    errno = 0;
+    entry = readdir(folder);
+    *failed = entry ? 0 : errno;
+  } while (entry && (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0));
+  return entry;
+}
+
 static mlxq_status look_into(folder_content *content, const char *path, mlxq_error *error) {
   *content = (folder_content){0};
   DIR *folder = opendir(path);
   if (!folder) return mlxq_fail_errno(error, errno, path, "cannot open");
+  int failed;
   const struct dirent *entry;
-  while ((entry = readdir(folder))) {
+  while ((entry = next_entry(folder, &failed))) {
     struct stat kind;
-    if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) continue;
+    if (fstatat(dirfd(folder), entry->d_name, &kind, AT_SYMLINK_NOFOLLOW) != 0) {
+      failed = errno;
+      break;
+    }
     content->anything = true;
     content->config = content->config || strcmp(entry->d_name, "config.json") == 0;
     content->safetensors = content->safetensors || fnmatch("*.safetensors", entry->d_name, 0) == 0;
-    content->folders = content->folders || (fstatat(dirfd(folder), entry->d_name, &kind, AT_SYMLINK_NOFOLLOW) == 0 &&
-                                            S_ISDIR(kind.st_mode));
+    content->folders = content->folders || S_ISDIR(kind.st_mode);
   }
   closedir(folder);
-  return MLXQ_OK;
+  return failed ? mlxq_fail_errno(error, failed, path, "cannot list") : MLXQ_OK;
 }
 
 /* --force replaces what a conversion makes, and empty folders; not somebody's notes or home. */
@@ -147,40 +161,55 @@ mlxq_status mlxq_staging_check(mlxq_staging *staging, const char *source, const 
 
 /* ---- The working folder ---------------------------------------------------------------------------------------- */
 
-/* Removes what is in the folder, the folder itself stays. */
-static mlxq_status empty_folder(const char *path, mlxq_error *error) {
+static bool is_kept(const mlxq_plan *plan, const mlxq_journal *journal, const char *name) {
+  if (!journal) return false;
+  if (strcmp(name, MLXQ_JOURNAL_NAME) == 0) return true;
+  for (size_t i = 0; i < plan->file_count; i++) {
+    if (mlxq_journal_has(journal, (uint32_t)i) && strcmp(name, plan->files[i].name) == 0) return true;
+  }
+  return false;
+}
+
+/* Removes what is in the folder and is not kept; the folder itself stays. */
+static mlxq_status empty_folder(const char *path, const mlxq_plan *plan, const mlxq_journal *journal,
+                                mlxq_error *error) {
   DIR *folder = opendir(path);
   if (!folder) return mlxq_fail_errno(error, errno, path, "cannot open");
   mlxq_status status = MLXQ_OK;
+  int failed = 0;
   const struct dirent *entry;
-  while (status == MLXQ_OK && (entry = readdir(folder))) {
-    if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) continue;
+  while (status == MLXQ_OK && (entry = next_entry(folder, &failed))) {
+    if (is_kept(plan, journal, entry->d_name)) continue;
     char *inside = mlxq_path_join(path, entry->d_name);
     status = inside ? mlxq_file_remove_tree(inside, error) : mlxq_fail_memory(error);
     free(inside);
   }
   closedir(folder);
+  if (status == MLXQ_OK && failed) return mlxq_fail_errno(error, failed, path, "cannot list");
   return status;
 }
 
-/* True where the locked descriptor is still what the path names: another process may have renamed it in between. */
-static bool still_there(int lock, const char *path) {
+/* 0 where the locked descriptor is still what the path names. Another process may have renamed it in between: then
+ * EWOULDBLOCK, as where it is locked. */
+static int check_still_there(int lock, const char *path) {
   struct stat of_lock, of_path;
-  return fstat(lock, &of_lock) == 0 && lstat(path, &of_path) == 0 && of_lock.st_ino == of_path.st_ino &&
-         of_lock.st_dev == of_path.st_dev;
+  if (fstat(lock, &of_lock) != 0) return errno;
+  if (lstat(path, &of_path) != 0) return errno == ENOENT ? EWOULDBLOCK : errno;
+  return of_lock.st_ino == of_path.st_ino && of_lock.st_dev == of_path.st_dev ? 0 : EWOULDBLOCK;
 }
 
 /* Locks a folder against other processes that work on the same destination: what lies under the working name is locked
  * as long as it is there, the replaced folder that an exchange put there included. */
 static mlxq_status lock_folder(int *lock, const mlxq_staging *staging, const char *path, mlxq_error *error) {
-  int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), failed = 0;
+  int fd = mlxq_open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW), failed = 0;
   if (fd < 0) return mlxq_fail_errno(error, errno, path, "cannot open");
   do {
     failed = flock(fd, LOCK_EX | LOCK_NB) != 0 ? errno : 0;
   } while (failed == EINTR);
   /* Some file systems have no locks; there two processes are told apart by their renames only. */
   if (failed == ENOSYS || failed == ENOLCK || failed == EOPNOTSUPP) failed = 0;
-  if (failed == EWOULDBLOCK || (failed == 0 && !still_there(fd, path))) {
+  if (failed == 0) failed = check_still_there(fd, path);
+  if (failed == EWOULDBLOCK) {
     close(fd);
     return fail_at(error, MLXQ_BUSY, staging->destination, "another process is writing it");
   }
@@ -198,10 +227,11 @@ mlxq_status mlxq_staging_create(mlxq_staging *staging, mlxq_error *error) {
   if (!made && errno != EEXIST) return mlxq_fail_errno(error, errno, path, "cannot create");
   mlxq_status status = lock_folder(&staging->lock, staging, path, error);
   if (status != MLXQ_OK && status != MLXQ_BUSY && made) rmdir(path);
-  return status == MLXQ_OK ? empty_folder(path, error) : status;
+  return status;
 }
 
-static mlxq_status create_file(const mlxq_staging *staging, mlxq_plan *plan, uint32_t index, mlxq_error *error) {
+static mlxq_status create_file(const mlxq_staging *staging, mlxq_plan *plan, uint32_t index, mlxq_journal *journal,
+                               mlxq_error *error) {
   const mlxq_plan_file *file = &plan->files[index];
   char *header = NULL;
   size_t header_bytes = 0;
@@ -216,21 +246,34 @@ static mlxq_status create_file(const mlxq_staging *staging, mlxq_plan *plan, uin
   if (status == MLXQ_OK) status = mlxq_file_create(&fd, path, error);
   if (status == MLXQ_OK) status = mlxq_file_reserve(fd, file_bytes, path, error);
   if (status == MLXQ_OK) status = mlxq_file_write_at(fd, header, header_bytes, 0, path, error);
+  if (status == MLXQ_OK) status = mlxq_journal_wrote(journal, index, fd, 0, header, header_bytes, error);
+  mlxq_error_at_file(error, status, path);
   if (fd >= 0 && close(fd) != 0 && status == MLXQ_OK) status = mlxq_fail_errno(error, errno, path, "cannot close");
   free(header);
   free(path);
   return status;
 }
 
-mlxq_status mlxq_staging_create_files(const mlxq_staging *staging, mlxq_plan *plan, mlxq_error *error) {
-  for (size_t i = 0; i < plan->file_count; i++) {
-    mlxq_status status = create_file(staging, plan, (uint32_t)i, error);
-    if (status != MLXQ_OK) return status;
+mlxq_status mlxq_staging_create_files(const mlxq_staging *staging, mlxq_plan *plan, mlxq_journal *journal,
+                                      mlxq_error *error) {
+  mlxq_status status = empty_folder(staging->folder, plan, journal, error);
+  for (size_t i = 0; status == MLXQ_OK && i < plan->file_count; i++) {
+    if (!mlxq_journal_has(journal, (uint32_t)i)) status = create_file(staging, plan, (uint32_t)i, journal, error);
   }
-  return MLXQ_OK;
+  /* So that a power cut leaves names for what the journal will vouch for. */
+  if (status == MLXQ_OK && journal) status = mlxq_folder_sync(staging->folder, error);
+  if (status == MLXQ_OK && journal) status = mlxq_folder_sync(staging->parent, error);
+  return status;
 }
 
 /* ---- Publishing ------------------------------------------------------------------------------------------------ */
+
+static mlxq_status remove_journal(const mlxq_staging *staging, mlxq_error *error) {
+  char *path = mlxq_path_join(staging->folder, MLXQ_JOURNAL_NAME);
+  mlxq_status status = path ? mlxq_file_remove_tree(path, error) : mlxq_fail_memory(error);
+  free(path);
+  return status;
+}
 
 static mlxq_status sync_files(const mlxq_staging *staging, const mlxq_plan *plan, mlxq_error *error) {
   for (size_t i = 0; i < plan->file_count; i++) {
@@ -242,7 +285,8 @@ static mlxq_status sync_files(const mlxq_staging *staging, const mlxq_plan *plan
     free(path);
     if (status != MLXQ_OK) return status;
   }
-  return mlxq_folder_sync(staging->folder, error);
+  mlxq_status status = remove_journal(staging, error);
+  return status == MLXQ_OK ? mlxq_folder_sync(staging->folder, error) : status;
 }
 
 /* Renames with the kernel's guarantee where the file system offers it; otherwise as near to it as POSIX goes. */
@@ -287,7 +331,8 @@ static mlxq_status replace(mlxq_staging *staging, const char *from, mlxq_error *
 
 static mlxq_status put_in_place(mlxq_staging *staging, const char *from, mlxq_error *error) {
   int failed = rename_to_new(from, staging->destination);
-  if (failed == EEXIST && staging->force) return replace(staging, from, error);
+  staging->replaced = failed == EEXIST && staging->force;
+  if (staging->replaced) return replace(staging, from, error);
   return failed ? mlxq_fail_errno(error, failed, staging->destination, "cannot publish") : MLXQ_OK;
 }
 
@@ -304,9 +349,10 @@ mlxq_status mlxq_staging_publish(mlxq_staging *staging, const mlxq_plan *plan, m
   if (status != MLXQ_OK) return status;
   staging->published = true;
   status = mlxq_folder_sync(staging->parent, error);
-  if (status != MLXQ_OK) return status;
+  if (status != MLXQ_OK && staging->replaced) return status;
   /* What is left under the working names: nothing, what was replaced, or the folder that the file was made in. */
-  status = mlxq_file_remove_tree(staging->folder, error);
+  mlxq_status removed = mlxq_file_remove_tree(staging->folder, status == MLXQ_OK ? error : NULL);
+  if (status == MLXQ_OK) status = removed;
   if (status == MLXQ_OK) status = mlxq_file_remove_tree(staging->aside, error);
   return status;
 }

@@ -3,7 +3,7 @@
 #ifndef MLXQ_RUN_PUBLISH_H
 #define MLXQ_RUN_PUBLISH_H
 
-#include "plan/plan.h"
+#include "run/journal.h"
 
 typedef struct mlxq_staging {
   char *destination;
@@ -12,7 +12,7 @@ typedef struct mlxq_staging {
   char *aside;  /* parent/.NAME.mlxq-old: where the file system cannot exchange, the old folder while it is replaced */
   int lock;     /* descriptor of `folder`, locked; -1 before */
   int old_lock; /* of the folder that is replaced, locked until it is removed; -1: none */
-  bool is_folder, force, keep_partial, published;
+  bool is_folder, force, keep_partial, published, replaced;
 } mlxq_staging;
 
 /* Checks that the destination may be made: that its parent exists, that it is absent (or with `force` is a checkpoint
@@ -21,15 +21,17 @@ typedef struct mlxq_staging {
 mlxq_status mlxq_staging_check(mlxq_staging *staging, const char *source, const char *destination, bool is_folder,
                                bool force, bool keep_partial, mlxq_error *error);
 
-/* Makes the empty working folder, replacing what an interrupted run left. MLXQ_BUSY while another process has it. */
+/* Makes the working folder, or takes over what an interrupted run left. MLXQ_BUSY while another process has it. */
 mlxq_status mlxq_staging_create(mlxq_staging *staging, mlxq_error *error);
 
-/* Creates the plan's files at full size with their headers. */
-mlxq_status mlxq_staging_create_files(const mlxq_staging *staging, mlxq_plan *plan, mlxq_error *error);
+/* Empties the working folder but for the journal (may be NULL) and the files it has; creates the plan's other files at
+ * full size with their headers. */
+mlxq_status mlxq_staging_create_files(const mlxq_staging *staging, mlxq_plan *plan, mlxq_journal *journal,
+                                      mlxq_error *error);
 
-/* Syncs the plan's files and the folder, renames the result to the destination, syncs that, and removes what was
- * replaced. From the rename on the destination is whole: an error after it says that it may not be on the disk yet, or
- * that the old one could not be removed. */
+/* Syncs the plan's files and the folder, removes the journal, renames the result to the destination, syncs that, and
+ * removes what was replaced. From the rename on the destination is whole: an error after it says that it may not be on
+ * the disk yet (then what was replaced stays, under a working name), or that the old one could not be removed. */
 mlxq_status mlxq_staging_publish(mlxq_staging *staging, const mlxq_plan *plan, mlxq_error *error);
 
 /* Removes the working folder, unless published or to be kept, and releases everything. */

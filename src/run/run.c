@@ -86,6 +86,7 @@ mlxq_status mlxq_run(const mlxq_run_request *request, mlxq_error *error) {
       .buffer_bytes = mlxq_worker_buffer_bytes(request->plan, request->stats != NULL),
       .total_bytes = mlxq_total_bytes(request->visit ? request->plan->stored : request->plan->outputs),
       .end_tile = request->plan->tile_count,
+      .done_bytes = request->journal ? request->journal->reused_bytes : 0,
   };
   unsigned count = worker_count(request), started = 0;
   pthread_t *threads = mlxq_alloc(count, sizeof *threads);

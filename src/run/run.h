@@ -7,6 +7,7 @@
 #include "checkpoint/checkpoint.h"
 #include "kernels/kernels.h"
 #include "plan/plan.h"
+#include "run/journal.h"
 
 /* What a quantize tile lost: sums over its elements, for the relative RMS error. */
 typedef struct mlxq_tile_stats {
@@ -17,6 +18,7 @@ typedef struct mlxq_run_request {
   const mlxq_plan *plan;
   const mlxq_source_file *source_files; /* NULL: the source tensors have their data */
   const char *sink_folder;              /* where the plan's files are; NULL: the outputs have their data */
+  mlxq_journal *journal;                /* of the sink; NULL: none */
   unsigned threads;                     /* 0: one for each processor */
   mlxq_isa isa;
   mlxq_tile_stats *stats; /* NULL, or one for each of the plan's tiles */
@@ -34,7 +36,8 @@ typedef struct mlxq_run_request {
   void *user;
 } mlxq_run_request;
 
-/* Makes all outputs. Blocks until every worker is done, whatever happens. */
+/* Makes all outputs, but for those in files that the journal has. Blocks until every worker is done, whatever happens.
+ */
 mlxq_status mlxq_run(const mlxq_run_request *request, mlxq_error *error);
 
 #endif

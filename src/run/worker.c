@@ -325,20 +325,40 @@ static void *place_output(const mlxq_worker *worker, mlxq_tile *tile, const mlxq
   return (unsigned char *)(uintptr_t)tensor->data + output_offset(worker->request->plan, tile, output);
 }
 
+/* Whether an output is in a file that an earlier run has finished. */
+static bool is_made(const mlxq_worker *worker, const mlxq_operand *output) {
+  const mlxq_run_request *request = worker->request;
+  return mlxq_journal_has(request->journal, request->plan->outputs->entries[output->tensor].file);
+}
+
+static bool is_all_made(const mlxq_worker *worker, const mlxq_job *job) {
+  if (!worker->request->journal) return false;
+  for (uint32_t i = 0; i < job->output_count; i++) {
+    if (!is_made(worker, &job->outputs[i])) return false;
+  }
+  return true;
+}
+
 static mlxq_status store_output(mlxq_worker *worker, const mlxq_tile *tile, const mlxq_operand *output,
-                                const void *data, mlxq_error *error) {
+                                const void *data, uint64_t *written, mlxq_error *error) {
   int fd;
   const mlxq_tensor_entry *entry = &worker->request->plan->outputs->entries[output->tensor];
   const mlxq_run_request *request = worker->request;
+  size_t bytes = tile->units * output->unit_bytes;
+  if (is_made(worker, output)) return MLXQ_OK;
+  *written += bytes;
   if (request->store) {
-    return request->store(request->look_user, output->tensor, output_offset(request->plan, tile, output), data,
-                          tile->units * output->unit_bytes, error);
+    return request->store(request->look_user, output->tensor, output_offset(request->plan, tile, output), data, bytes,
+                          error);
   }
   if (!request->sink_folder) return MLXQ_OK;
   mlxq_status status = open_sink(worker, entry->file, &fd, error);
   if (status != MLXQ_OK) return status;
   uint64_t offset = entry->offset + output_offset(worker->request->plan, tile, output);
-  status = mlxq_file_write_at(fd, data, tile->units * output->unit_bytes, offset, NULL, error);
+  status = mlxq_file_write_at(fd, data, bytes, offset, NULL, error);
+  if (status == MLXQ_OK) {
+    status = mlxq_journal_wrote(worker->request->journal, entry->file, fd, offset, data, bytes, error);
+  }
   return at_sink(worker, entry->file, status, error);
 }
 
@@ -450,10 +470,10 @@ static mlxq_status run_copy(mlxq_worker *worker, mlxq_tile *tile, uint64_t *writ
   const void *inputs[MLXQ_MAX_INPUTS] = {NULL};
   mlxq_status status = load_inputs(worker, tile, inputs, error);
   if (status != MLXQ_OK) return status;
-  *written = tile->units * output->unit_bytes;
-  if (has_sink(worker->request)) return store_output(worker, tile, output, inputs[0], error);
-  if (inputs[0]) memcpy(place_output(worker, tile, output), inputs[0], (size_t)*written);
-  return MLXQ_OK;
+  if (!has_sink(worker->request) && inputs[0]) {
+    memcpy(place_output(worker, tile, output), inputs[0], tile->units * output->unit_bytes);
+  }
+  return store_output(worker, tile, output, inputs[0], written, error);
 }
 
 /* Shows a tile's inputs to whoever looks; `*written` is their bytes. */
@@ -476,8 +496,7 @@ static mlxq_status run_tile(mlxq_worker *worker, mlxq_tile *tile, uint64_t numbe
   for (uint32_t i = 0; i < job->output_count; i++) outputs[i] = place_output(worker, tile, &job->outputs[i]);
   if (status == MLXQ_OK) status = run_kernels(worker, tile, number, inputs, outputs, error);
   for (uint32_t i = 0; status == MLXQ_OK && i < job->output_count; i++) {
-    status = store_output(worker, tile, &job->outputs[i], outputs[i], error);
-    *written += tile->units * job->outputs[i].unit_bytes;
+    status = store_output(worker, tile, &job->outputs[i], outputs[i], written, error);
   }
   return status;
 }
@@ -490,6 +509,7 @@ mlxq_status mlxq_worker_tile(mlxq_worker *worker, uint64_t number, uint64_t *wri
   tile.units = (size_t)(left < job->units_per_tile ? left : job->units_per_tile);
   *written = 0;
   if (worker->request->visit) return visit_tile(worker, &tile, written, error);
+  if (is_all_made(worker, job)) return MLXQ_OK;
   if (job->action == MLXQ_ACTION_COPY) return run_copy(worker, &tile, written, error);
   return run_tile(worker, &tile, number, written, error);
 }

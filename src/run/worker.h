@@ -25,7 +25,7 @@ mlxq_status mlxq_worker_open(mlxq_worker *worker, const mlxq_run_request *reques
                              mlxq_error *error);
 mlxq_status mlxq_worker_close(mlxq_worker *worker, mlxq_error *error);
 
-/* Makes one tile; `*written` is the bytes of its outputs. */
+/* Makes one tile; `*written` is the bytes of its outputs, without those in files that the journal has. */
 mlxq_status mlxq_worker_tile(mlxq_worker *worker, uint64_t number, uint64_t *written, mlxq_error *error);
 
 #endif

@@ -97,6 +97,29 @@ with_little_memory() {
   (ulimit -v 40000 && "$@")
 }
 
+# slow FOLDER: a model of which four files are finished at once, and the three of the last layer take a while, with
+# --max-shard-size 9K
+slow() {
+  llama "$1"
+  tensors "$1/model.safetensors" model.embed_tokens.weight:F32:64x64 \
+    model.layers.0.input_layernorm.weight:F32:4096 model.layers.1.input_layernorm.weight:F32:4097 \
+    model.norm.weight:F32:4098 lm_head.weight:F32:8192x2048:hole
+}
+
+# killed DST N COMMAND...: kills a command once N files of DST are finished
+killed() {
+  destination=$1
+  count=$2
+  shift 2
+  helper meddle "$destination" "kill=$count" "$@" --threads 1 --cpu ref --max-shard-size 9K --quiet
+  echo "exit $?"
+}
+
+# resumed FILE: how much the conversion whose --json output this is had to write, and did not
+resumed() {
+  "$PYTHON" -c 'import json, sys; report = json.load(open(sys.argv[1])); print("resumed", report["resumed_bytes"])' "$1"
+}
+
 # foreign FOLDER BLOCK TENSOR...: a small llama in another format, BLOCK being its `quantization_config`
 foreign() {
   mkdir -p "$1"

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Runs a command, and meddles with it in the middle of its work.
 
-    meddle.py DST interrupt|terminate|hangup|touch=FILE|truncate=FILE COMMAND...
+    meddle.py DST interrupt|terminate|hangup|touch=FILE|truncate=FILE|kill=N|interrupt=N COMMAND...
 
-The middle of the work is when DST's hidden working folder holds a file. Where the command was done before the meddling
+The middle of the work is when DST's hidden working folder holds a file, or for kill=N (which is SIGKILL) and
+interrupt=N, when its journal lists N finished files. Where the command was done before the meddling
 could matter (it succeeded), its result is removed and all is done again, up to 50 times. Prints what the command
 printed and exits as it did (128 + N for a signal N).
 """
@@ -18,7 +19,21 @@ destination, action, command = sys.argv[1], sys.argv[2], sys.argv[3:]
 working = os.path.join(os.path.dirname(destination), f".{os.path.basename(destination)}.mlxq-partial")
 
 
+SIGNALS = {"interrupt": signal.SIGINT, "terminate": signal.SIGTERM, "hangup": signal.SIGHUP, "kill": signal.SIGKILL}
+
+
+def finished_files():
+    try:
+        with open(os.path.join(working, ".mlxq-journal"), "rb") as journal:
+            return sum(line.startswith(b"0") for line in journal)
+    except FileNotFoundError:
+        return 0
+
+
 def at_work():
+    name, _, value = action.partition("=")
+    if name in ("kill", "interrupt") and value:
+        return finished_files() >= int(value)
     try:
         return any(name.endswith(".safetensors") for name in os.listdir(working))
     except FileNotFoundError:
@@ -35,7 +50,7 @@ def meddle(process):
         process.wait()
         os.truncate(path, size)  # for the next time
     else:
-        process.send_signal({"interrupt": signal.SIGINT, "terminate": signal.SIGTERM, "hangup": signal.SIGHUP}[name])
+        process.send_signal(SIGNALS[name])
 
 
 for attempt in range(50):

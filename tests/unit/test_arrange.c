@@ -758,7 +758,7 @@ static void run_and_compare(const void *folder, const mlxq_checkpoint *checkpoin
         mlxq_staging_check(&staging, path_in(folder, "src"), path_in(folder, "out"), true, false, false, NULL),
         MLXQ_OK);
     assert_int_equal(mlxq_staging_create(&staging, NULL), MLXQ_OK);
-    assert_int_equal(mlxq_staging_create_files(&staging, plan, NULL), MLXQ_OK);
+    assert_int_equal(mlxq_staging_create_files(&staging, plan, NULL, NULL), MLXQ_OK);
     mlxq_run_request run = {.plan = plan,
                             .source_files = checkpoint->files,
                             .sink_folder = staging.folder,

@@ -47,7 +47,7 @@ static void prepare(job_on_disk *job) {
                                       false, false, NULL),
                    MLXQ_OK);
   assert_int_equal(mlxq_staging_create(&job->staging, NULL), MLXQ_OK);
-  assert_int_equal(mlxq_staging_create_files(&job->staging, job->plan, NULL), MLXQ_OK);
+  assert_int_equal(mlxq_staging_create_files(&job->staging, job->plan, NULL, NULL), MLXQ_OK);
   job->request = (mlxq_run_request){.plan = job->plan,
                                     .source_files = job->checkpoint->files,
                                     .sink_folder = job->staging.folder,

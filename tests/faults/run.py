@@ -1,0 +1,317 @@
+#!/usr/bin/env python3
+"""Fails every system call, allocation and thread of a conversion in turn, and kills it at every write.
+
+    run.py --mlxq MLXQ --shim SHIM --examples FOLDER [--every K] [--only SCENARIO] [--jobs N]
+
+A clean run is counted (shim.c); then, for every call of every group, the command runs again with that call failing,
+cut short, or being the process's last. After each:
+
+- the exit status is 1 and the error names the file, or what failed did not matter and the result is the clean one;
+- DST is absent (or what it was) or whole, byte for byte the clean result; SRC is untouched;
+- nothing is left beside DST, unless the process was killed or could not remove it; then it is the one hidden sibling,
+  and a rerun succeeds with the same bytes and leaves nothing;
+- no descriptor and no allocation is lost.
+
+--every K takes every K-th call only, another one of them in each sweep.
+"""
+import argparse
+import errno
+import hashlib
+import json
+import os
+import random
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+# What is done to which calls. EINTR and short transfers must not matter.
+HARMLESS = ("short", errno.EINTR)
+SWEEPS = [
+    ("open", errno.EIO), ("open", errno.EMFILE), ("open", errno.EINTR), ("open", "kill"),
+    ("read", errno.EIO), ("read", errno.EINTR), ("read", "short"),
+    ("write", errno.EIO), ("write", errno.ENOSPC), ("write", errno.EINTR), ("write", "short"), ("write", "kill"),
+    ("sync", errno.EIO), ("sync", errno.EINTR), ("sync", "kill"),
+    ("reserve", errno.ENOSPC), ("reserve", errno.EIO), ("reserve", errno.EINTR), ("reserve", errno.EOPNOTSUPP),
+    ("rename", errno.EIO), ("rename", errno.EINVAL), ("rename", "kill"),
+    ("folder", errno.EIO), ("folder", "kill"),
+    ("stat", errno.EIO), ("remove", errno.EIO), ("remove", "kill"),
+    ("memory", errno.ENOMEM), ("thread", errno.EAGAIN),
+]  # fmt: skip
+
+
+def write_awq(folder):
+    """A small checkpoint as AutoAWQ's GEMM packs it: two layers, groups of 64."""
+    rng = random.Random(1)
+    folder.mkdir()
+    quantization = {"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": True, "version": "gemm"}
+    config = {"model_type": "llama", "num_hidden_layers": 1, "tie_word_embeddings": True, "torch_dtype": "float16"}
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": quantization}))
+    (folder / "tokenizer.json").write_text("{}")
+    header, data = {}, b""
+    for layer in ("self_attn.q_proj", "mlp.up_proj"):
+        ins, outs = 128, 64
+        for part, dtype, shape in [
+            ("qweight", "I32", (ins, outs // 8)),
+            ("qzeros", "I32", (ins // 64, outs // 8)),
+            ("scales", "F16", (ins // 64, outs)),
+        ]:
+            count = shape[0] * shape[1]
+            if dtype == "F16":
+                piece = struct.pack(f"<{count}e", *(rng.uniform(0.001, 0.005) for _ in range(count)))
+            else:
+                piece = rng.randbytes(4 * count)
+            end = len(data) + len(piece)
+            header[f"model.layers.0.{layer}.{part}"] = {
+                "dtype": dtype, "shape": shape, "data_offsets": [len(data), end]}  # fmt: skip
+            data += piece
+    for name, shape in (("model.embed_tokens.weight", (64, 128)), ("model.norm.weight", (128,))):
+        count = shape[0] * (shape[1] if len(shape) > 1 else 1)
+        end = len(data) + 2 * count
+        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [len(data), end]}
+        data += struct.pack(f"<{count}e", *(rng.gauss(0, 0.02) for _ in range(count)))
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+def fingerprint(path):
+    """What is under a path: names and bytes; None where nothing is."""
+    if not os.path.lexists(path):
+        return None
+    found = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        found.update(f"{file.relative_to(path)}\0".encode())
+        found.update(file.read_bytes() if file.is_file() else b"-")
+        found.update(b"\0")
+    return found.hexdigest()
+
+
+class Scenario:
+    """A command, with places of its own in each folder it runs in."""
+
+    def __init__(self, name, source, arguments, destination="out", old=None, partial=None):
+        self.name, self.source, self.arguments = name, source, arguments
+        self.destination, self.old, self.partial = destination, old, partial
+        self.old_print = fingerprint(old) if old else None
+
+    def prepare(self, folder):
+        folder.mkdir()
+        if self.old:
+            shutil.copytree(self.old, folder / self.destination)
+        if self.partial:
+            shutil.copytree(self.partial, folder / f".{self.destination}.mlxq-partial")
+
+    def run(self, tools, folder, threads, fault=None):
+        """Runs it; returns exit status, error text, and what the shim noted and the report told."""
+        report = folder.with_suffix(".report")
+        report.unlink(missing_ok=True)
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("FAULT_", "LD_", "MLXQ_"))}
+        environment |= {"LD_PRELOAD": tools.shim, "FAULT_REPORT": str(report), "LC_ALL": "C"}
+        if fault:
+            group, at, action = fault
+            environment |= {"FAULT_GROUP": group, "FAULT_AT": str(at), "FAULT_ACTION": str(action)}
+        command = [tools.mlxq, self.arguments[0], str(self.source), self.destination, *self.arguments[1:]]
+        command += ["--quiet", "--json", "--threads", str(threads)]
+        done = subprocess.run(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True)
+        notes = {}
+        for line in report.read_text().splitlines() if report.exists() else []:
+            key, _, value = line.partition(" ")
+            notes[key] = value
+        error = done.stderr.decode()
+        if done.returncode == 0:
+            report = json.loads(done.stdout)
+            notes |= {"resumed": report["resumed_bytes"], "total": report["total_bytes"]}
+        elif error.startswith("{"):
+            told = json.loads(error)["error"]
+            error = f"mlxq: {told['file']}: {told['message']}\n" if told["file"] else f"mlxq: {told['message']}\n"
+        return done.returncode, error, notes
+
+
+class Sweep:
+    """One scenario's faults, and what was found."""
+
+    def __init__(self, tools, scenario, scratch):
+        self.tools, self.scenario, self.scratch = tools, scenario, scratch
+        self.source_print = fingerprint(scenario.source)
+        self.injected, self.findings, self.outcomes = Counter(), [], Counter()
+        folder = self.fresh("clean")
+        status, error, self.clean = scenario.run(tools, folder, 1)
+        if status != 0:
+            sys.exit(f"{scenario.name}: the clean run failed: {error}")
+        self.whole = fingerprint(folder / scenario.destination)
+        folder = self.fresh("threads")
+        _, _, self.threaded = scenario.run(tools, folder, 3)
+
+    def fresh(self, name):
+        folder = self.scratch / f"{self.scenario.name}-{name}"
+        shutil.rmtree(folder, ignore_errors=True)
+        self.scenario.prepare(folder)
+        return folder
+
+    def count(self, group):
+        return int((self.threaded if group == "thread" else self.clean)[group])
+
+    def inject(self, fault):
+        group, at, action = fault
+        folder = self.fresh(f"{group}-{action}-{at}")
+        threads = 3 if group == "thread" or (action == "kill" and at % 2) else 1
+        status, error, notes = self.scenario.run(self.tools, folder, threads, fault)
+        problems = list(self.problems(fault, folder, status, error, notes))
+        left = [name for name in os.listdir(folder) if name != self.scenario.destination]
+        if left and not problems:
+            problems = list(self.rerun_problems(folder))
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.with_suffix(".report").unlink(missing_ok=True)
+        return fault, notes.get("hit"), status, problems, error
+
+    def problems(self, fault, folder, status, error, notes):
+        group, _, action = fault
+        scenario = self.scenario
+        if "hit" not in notes:
+            yield "the fault did not happen"
+            return
+        found = fingerprint(folder / scenario.destination)
+        if found not in (self.whole, scenario.old_print):
+            yield "DST is neither absent nor whole"
+        if fingerprint(scenario.source) != self.source_print:
+            yield "SRC changed"
+        left = [name for name in os.listdir(folder) if name != scenario.destination]
+        if action == "kill":
+            if status != -9:
+                yield f"status {status} after SIGKILL"
+            hidden = {f".{scenario.destination}.mlxq-partial", f".{scenario.destination}.mlxq-old"}
+            if set(left) - hidden:
+                yield f"left beside DST: {left}"
+            return
+        if left and not self.may_stay(folder, found, error):
+            yield f"left beside DST: {left}"
+        yield from self.error_problems(fault, status, error, notes, found)
+        if notes.get("descriptors") != self.clean["descriptors"]:
+            yield f"{notes.get('descriptors')} descriptors are open at the end, not {self.clean['descriptors']}"
+        if group != "thread" and int(notes.get("live", 10**9)) > int(self.clean["live"]):
+            yield f"{notes.get('live')} allocations are not freed, not {self.clean['live']}"
+
+    def may_stay(self, folder, found, error):
+        """What was replaced stays where the new one may not be on the disk yet, and nothing can be done about what
+        cannot be removed; a run that fails before it needs what another one left does not touch it."""
+        scenario = self.scenario
+        if found is None:
+            partial = folder / f".{scenario.destination}.mlxq-partial"
+            return scenario.partial and fingerprint(partial) == fingerprint(scenario.partial)
+        not_removed = ("cannot remove", f".{scenario.destination}.mlxq-partial: cannot stat")
+        return any(text in error for text in not_removed) or (scenario.old and "mlxq: .: cannot" in error)
+
+    def error_problems(self, fault, status, error, notes, found):
+        group, _, action = fault
+        if status == 0:
+            if found != self.whole:
+                yield "success without the result"
+            if error and self.scenario.old is None:
+                yield f"success with a message: {error!r}"
+            return
+        if status != 1 or not error.startswith("mlxq: ") or error.count("\n") != 1:
+            yield f"status {status}: {error!r}"
+        if action in HARMLESS or group == "thread":
+            yield f"{action} is an error: {error!r}"
+        elif group == "memory":
+            if "memory" not in error:
+                yield f"out of memory, but: {error!r}"
+        else:
+            name = os.path.basename(notes["hit"].rstrip("/"))
+            place = error.removeprefix("mlxq: ").split(": ")[0]
+            if name not in error and self.scenario.destination not in place and place != ".":
+                yield f"{notes['hit']} is not named: {error!r}"
+            if os.strerror(action) not in error:
+                yield f"no reason: {error!r}"
+
+    def rerun_problems(self, folder):
+        status, error, notes = self.scenario.run(self.tools, folder, 1)
+        if status != 0 and self.scenario.old is None and fingerprint(folder / self.scenario.destination) == self.whole:
+            return  # it was published already
+        if status != 0:
+            yield f"the rerun fails: {error!r}"
+            return
+        self.outcomes["reruns"] += 1
+        self.outcomes["reruns that resumed"] += notes["resumed"] > 0
+        self.outcomes["bytes of reruns"] += notes["total"]
+        self.outcomes["bytes resumed"] += notes["resumed"]
+        if fingerprint(folder / self.scenario.destination) != self.whole:
+            yield "the rerun makes something else"
+        elif os.listdir(folder) != [self.scenario.destination]:
+            yield f"the rerun leaves {os.listdir(folder)}"
+
+    def go(self, every, pool, rng):
+        faults = []
+        for group, action in SWEEPS:
+            first = rng.randrange(every) + 1
+            faults += [(group, at, action) for at in range(first, self.count(group) + 1, every)]
+        for fault, place, status, problems, error in pool.map(self.inject, faults):
+            group, at, action = fault
+            label = action if isinstance(action, str) else errno.errorcode[action]
+            self.injected[group, label] += 1
+            self.outcomes["killed" if status == -9 else "success" if status == 0 else "error"] += 1
+            for problem in problems:
+                self.findings.append(f"{self.scenario.name}: {group} {at} {label} ({place}): {problem}")
+                print("FINDING", self.findings[-1], flush=True)
+
+
+def scenarios(tools, scratch):
+    tiny, awq = tools.examples / "tiny-llama", scratch / "awq"
+    write_awq(awq)
+    packed, other = scratch / "packed", scratch / "other"
+    quiet = ["--quiet", "--max-shard-size", "400K"]
+    subprocess.run([tools.mlxq, "quantize", tiny, packed, *quiet], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([tools.mlxq, "quantize", tiny, other, "--bits", "2", *quiet], check=True, stdout=subprocess.DEVNULL)
+    single = tiny / "model-00002-of-00002.safetensors"
+    killed = Scenario("killed", tiny, ["quantize", "--max-shard-size", "200K"])
+    killed.prepare(scratch / "killed")
+    killed.run(tools, scratch / "killed", 1, ("write", 120, "kill"))
+    return [
+        Scenario("quantize", tiny, ["quantize", "--max-shard-size", "200K"]),
+        Scenario("dequantize", packed, ["dequantize", "--max-shard-size", "1M"]),
+        Scenario("import", awq, ["import", "--max-shard-size", "8K"]),
+        Scenario("force", tiny, ["quantize", "--max-shard-size", "400K", "--force"], old=other),
+        Scenario("resume", tiny, killed.arguments, partial=scratch / "killed" / ".out.mlxq-partial"),
+        Scenario("file", single, ["quantize", "--mode", "mxfp4"], destination="out.safetensors"),
+    ]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mlxq", required=True, type=os.path.abspath)
+    parser.add_argument("--shim", required=True, type=os.path.abspath)
+    parser.add_argument("--examples", required=True, type=lambda path: Path(path).absolute())
+    parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--only", help="one scenario: quantize, dequantize, import, force, resume, file")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    tools = parser.parse_args()
+    start, injected, outcomes, findings = time.monotonic(), Counter(), Counter(), []
+    # In memory where there is such a place: nothing here depends on the disk.
+    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=place) as scratch, ThreadPoolExecutor(tools.jobs) as pool:
+        for number, scenario in enumerate(scenarios(tools, Path(scratch))):
+            if tools.only not in (None, scenario.name):
+                continue
+            sweep = Sweep(tools, scenario, Path(scratch))
+            sweep.go(tools.every, pool, random.Random(number))
+            injected += sweep.injected
+            outcomes += sweep.outcomes
+            findings += sweep.findings
+            print(f"{scenario.name}: {sweep.injected.total()} faults", flush=True)
+    for (group, label), count in sorted(injected.items()):
+        print(f"  {group:8} {label:10} {count:6}")
+    print(f"{injected.total()} faults injected in {time.monotonic() - start:.0f} s, {len(findings)} findings")
+    for outcome, count in sorted(outcomes.items()):
+        print(f"  {outcome:24} {count}")
+    if findings:
+        sys.exit(f"{len(findings)} findings")
+
+
+if __name__ == "__main__":
+    main()
