@@ -208,7 +208,7 @@ static mlxq_status read_triple(survey *s, size_t index, const mlxq_layer *layer,
                   .input_count = layer->biases ? 3 : 2,
                   .inputs = {mlxq_plan_operand(index, group_words, MLXQ_U32, MLXQ_U32)},
                   .scheme = *scheme,
-                  .dtype = layer->scales->dtype,
+                  .dtype = (uint8_t)layer->scales->dtype,
                   .units = mlxq_tensor_elems(layer->scales)};
   const mlxq_tensor *others[] = {layer->scales, layer->biases};
   for (uint32_t i = 1; i < job.input_count; i++) {
@@ -225,7 +225,7 @@ static mlxq_status read_plain(survey *s, size_t index) {
   mlxq_job job = {.action = MLXQ_ACTION_COPY,
                   .input_count = 1,
                   .inputs = {mlxq_plan_operand(index, 1, dtype, dtype)},
-                  .dtype = dtype,
+                  .dtype = (uint8_t)dtype,
                   .units = tensor->bytes / (mlxq_dtype_bits(dtype) / 8)};
   return mlxq_plan_add_job(s->structure->reading, &job, s->error);
 }
