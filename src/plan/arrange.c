@@ -145,21 +145,30 @@ static mlxq_status keep(arrange_state *state, size_t index, const char *name, co
   return status == MLXQ_OK ? mlxq_model_add_piece(state->model, &piece, error) : status;
 }
 
-/* The dtype that MLX gives a stack: of floats that differ float32. */
-static mlxq_status common_dtype(mlxq_dtype *dtype, const arrange_state *state, const char *first, size_t length,
-                                const mlxq_rule *rule, uint64_t experts, mlxq_error *error) {
-  for (uint64_t e = 0; e < experts; e++) {
-    char *name = join(first, length, rule->from, (long)e);
+/* Sets `*index` to the tensor of an expert; SIZE_MAX where there is none. */
+static mlxq_status find_expert(size_t *index, const arrange_state *state, const char *first, size_t length,
+                               const mlxq_rule *rule, uint64_t expert, mlxq_error *error) {
+  char *name = join(first, length, rule->from, (long)expert);
+  if (!name) return mlxq_fail_memory(error);
+  *index = mlxq_weights_index(state->tensors, name, strlen(name));
+  free(name);
+  return MLXQ_OK;
+}
+
+/* Counts the experts and sets the dtype that MLX gives their stack: of floats that differ float32. */
+static mlxq_status count_experts(uint64_t *count, mlxq_dtype *dtype, const arrange_state *state, const char *first,
+                                 size_t length, const mlxq_rule *rule, mlxq_error *error) {
+  for (*count = 0;; ++*count) {
     mlxq_dtype found;
-    if (!name) return mlxq_fail_memory(error);
-    piece_of(state, mlxq_weights_index(state->tensors, name, strlen(name)), &found);
-    free(name);
-    if (e == 0) *dtype = found;
+    size_t index = SIZE_MAX;
+    mlxq_status status = find_expert(&index, state, first, length, rule, *count, error);
+    if (status != MLXQ_OK || index == SIZE_MAX) return status;
+    piece_of(state, index, &found);
+    if (*count == 0) *dtype = found;
     if (found != *dtype && mlxq_dtype_is_floating(found) && mlxq_dtype_is_floating(*dtype)) {
       *dtype = found == MLXQ_F64 || *dtype == MLXQ_F64 ? MLXQ_F64 : MLXQ_F32;
     }
   }
-  return MLXQ_OK;
 }
 
 /* config.json says how many experts there are. */
@@ -183,47 +192,40 @@ static mlxq_status check_count(const arrange_state *state, const char *first, si
   return MLXQ_OK;
 }
 
+/* The first expert brings the others along; of those it is only seen that none before them is missing. */
+static mlxq_status check_previous(const arrange_state *state, const char *name, size_t length, const mlxq_rule *rule,
+                                  long number, mlxq_error *error) {
+  char *before = join(name, length, rule->from, number - 1);
+  if (!before) return mlxq_fail_memory(error);
+  mlxq_status status = MLXQ_OK;
+  if (!mlxq_weights_find(state->tensors, before)) {
+    status =
+        mlxq_fail(error, MLXQ_MISSING_KEY, NULL, before, "missing: the experts of a layer are stacked, all of them");
+  }
+  free(before);
+  return status;
+}
+
 static mlxq_status stack(arrange_state *state, size_t index, const mlxq_rule *rule, size_t length, long number,
                          mlxq_error *error) {
   const mlxq_tensor *first = &state->tensors->entries[index].tensor;
   uint64_t experts = 0, shape[MLXQ_MAX_RANK] = {0};
   bool packed = false;
   mlxq_dtype dtype = first->dtype, other_dtype;
-  if (number > 0) { /* the first expert brings the others along; here it is only seen that none is missing */
-    char *before = join(first->name, length, rule->from, number - 1);
-    bool there = before && mlxq_weights_find(state->tensors, before);
-    mlxq_status status = MLXQ_OK;
-    if (!before) status = mlxq_fail_memory(error);
-    if (before && !there) {
-      status = mlxq_fail(error, MLXQ_MISSING_KEY, NULL, before,
-                         "missing: the experts of a layer are stacked, all of "
-                         "them");
-    }
-    free(before);
-    return status;
-  }
+  if (number > 0) return check_previous(state, first->name, length, rule, number, error);
   if (first->rank + 1 > MLXQ_MAX_RANK || first->rank == 0) return fail_shape(error, first, "is no expert's matrix");
-  for (;; experts++) {
-    char *name = join(first->name, length, rule->from, (long)experts);
-    size_t found = name ? mlxq_weights_index(state->tensors, name, strlen(name)) : 0;
-    if (!name) return mlxq_fail_memory(error);
-    free(name);
-    if (found == SIZE_MAX) break;
-  }
-  mlxq_status status = check_count(state, first->name, length, rule, experts, error);
+  mlxq_status status = count_experts(&experts, &dtype, state, first->name, length, rule, error);
+  if (status == MLXQ_OK) status = check_count(state, first->name, length, rule, experts, error);
   if (status != MLXQ_OK) return status;
   shape[0] = experts;
   memcpy(shape + 1, first->shape, first->rank * sizeof *shape);
-  status = common_dtype(&dtype, state, first->name, length, rule, experts, error);
-  if (status != MLXQ_OK) return status;
   char *target = join(first->name, length, rule->to, 0);
   status = target ? add(state, target, dtype, first->rank + 1, shape, error) : mlxq_fail_memory(error);
   free(target);
   for (uint64_t e = 0; status == MLXQ_OK && e < experts; e++) {
-    char *name = join(first->name, length, rule->from, (long)e);
-    if (!name) return mlxq_fail_memory(error);
-    size_t expert = mlxq_weights_index(state->tensors, name, strlen(name));
-    free(name);
+    size_t expert = SIZE_MAX;
+    status = find_expert(&expert, state, first->name, length, rule, e, error);
+    if (status != MLXQ_OK) break;
     const mlxq_tensor *tensor = &state->tensors->entries[expert].tensor;
     status = check_blocks(state, tensor, error);
     if (status != MLXQ_OK) break;

@@ -29,21 +29,47 @@ static int rank_of(mlxq_dtype dtype) {
   }
 }
 
-bool mlxq_foreign_dtype(mlxq_dtype *dtype, const mlxq_weights *source, const mlxq_foreign_layers *layers) {
+/* F16 where there are no layers. */
+static mlxq_dtype widest_dtype(const mlxq_weights *source, const mlxq_foreign_layers *layers) {
+  mlxq_dtype widest = MLXQ_F16;
   bool f16 = false, bf16 = false;
-  int widest = 0;
   for (size_t i = 0; i < layers->count; i++) {
     mlxq_dtype found = source->entries[layers->items[i].scales].tensor.dtype;
     f16 = f16 || found == MLXQ_F16;
     bf16 = bf16 || found == MLXQ_BF16;
-    if (rank_of(found) > widest) {
-      widest = rank_of(found);
-      *dtype = found;
-    }
+    if (rank_of(found) > rank_of(widest)) widest = found;
   }
   /* Neither holds the other's values. */
-  if (f16 && bf16 && *dtype == MLXQ_BF16) *dtype = MLXQ_F32;
-  return widest > 0;
+  return f16 && bf16 && widest == MLXQ_BF16 ? MLXQ_F32 : widest;
+}
+
+void mlxq_foreign_choose_dtypes(mlxq_foreign_layers *layers, const mlxq_plan_request *request) {
+  mlxq_dtype widest = widest_dtype(request->source, layers);
+  if (widest == MLXQ_F64 && request->for_mlx) widest = MLXQ_F32;
+  for (size_t i = 0; i < layers->count; i++) {
+    mlxq_foreign_layer *layer = &layers->items[i];
+    mlxq_dtype stored = request->source->entries[layer->scales].tensor.dtype;
+    layer->dtype = request->cast ? request->cast_to : widest;
+    layer->round_dtype = request->cast ? request->cast_to : stored == MLXQ_F64 ? widest : stored;
+  }
+}
+
+mlxq_status mlxq_foreign_check_collisions(const mlxq_weights *source, const char *path, const char *layer,
+                                          mlxq_error *error) {
+  static const char *const ENDS[] = {".weight", ".biases"};
+  for (size_t i = 0; i < sizeof ENDS / sizeof *ENDS; i++) {
+    const mlxq_tensor *other = mlxq_weights_part(source, path, strlen(path), ENDS[i]);
+    if (!other) continue;
+    return mlxq_fail(error, MLXQ_KEY_COLLISION, layer, other->name,
+                     "must not be there: it is what the .qweight beside it becomes");
+  }
+  return MLXQ_OK;
+}
+
+mlxq_status mlxq_foreign_fail_shape(mlxq_error *error, const char *layer, const mlxq_tensor *part, uint64_t rows,
+                                    uint64_t columns) {
+  return mlxq_fail(error, MLXQ_SHAPE_MISMATCH, layer, part->name, "must be [%llu, %llu] beside that .qweight",
+                   (unsigned long long)rows, (unsigned long long)columns);
 }
 
 /* The largest group of MLX's that divides a group; 0 where none does. */

@@ -36,9 +36,17 @@ typedef struct mlxq_foreign_layers {
   bool *consumed; /* of every stored tensor: part of a layer, or dropped */
 } mlxq_foreign_layers;
 
-/* Scales and biases of all layers take one dtype: the widest there is, except that float16 beside bfloat16 alone
- * becomes float32. False, `*dtype` untouched, without layers. */
-bool mlxq_foreign_dtype(mlxq_dtype *dtype, const mlxq_weights *source, const mlxq_foreign_layers *layers);
+/* Sets the layers' dtypes: scales and biases of all take one, the widest there is, except that float16 beside bfloat16
+ * alone becomes float32; float64 does where the result is for MLX. A cast takes their place. */
+void mlxq_foreign_choose_dtypes(mlxq_foreign_layers *layers, const mlxq_plan_request *request);
+
+/* MLXQ_KEY_COLLISION for what a packed layer would become, beside it. `layer` (may be NULL) is what the error names. */
+mlxq_status mlxq_foreign_check_collisions(const mlxq_weights *source, const char *path, const char *layer,
+                                          mlxq_error *error);
+
+/* MLXQ_SHAPE_MISMATCH of a part beside its `.qweight`. */
+mlxq_status mlxq_foreign_fail_shape(mlxq_error *error, const char *layer, const mlxq_tensor *part, uint64_t rows,
+                                    uint64_t columns);
 
 /* Sets a layer's `repeat`, `scheme` and `requantized`: which MLX group holds the stored ones. MLXQ_OUT_OF_RANGE (for
  * scattered groups MLXQ_UNSUPPORTED), naming the layer and hinting at --requantize, where none does. */

@@ -120,17 +120,6 @@ static mlxq_status check_scales(const awq_state *state, mlxq_error *error) {
 
 /* ---- One layer ------------------------------------------------------------------------------------------------- */
 
-static mlxq_status check_collisions(const awq_state *state, const awq_parts *parts, mlxq_error *error) {
-  static const char *const NAMES[] = {".weight", ".biases"};
-  for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++) {
-    const mlxq_tensor *other = mlxq_weights_part(state->source, parts->path, parts->length, NAMES[i]);
-    if (!other) continue;
-    return mlxq_fail(error, MLXQ_KEY_COLLISION, NULL, other->name,
-                     "must not be there: it is what the .qweight beside it becomes");
-  }
-  return MLXQ_OK;
-}
-
 static mlxq_status check_dtypes_and_ranks(const awq_parts *parts, mlxq_error *error) {
   const mlxq_tensor *qweight = parts->qweight, *scales = parts->scales;
   bool fast = parts->packing == MLXQ_PACKING_AWQ_GEMV_FAST;
@@ -146,12 +135,6 @@ static mlxq_status check_dtypes_and_ranks(const awq_parts *parts, mlxq_error *er
 
 static bool has_shape(const mlxq_tensor *tensor, uint64_t rows, uint64_t columns) {
   return tensor->rank == 2 && tensor->shape[0] == rows && tensor->shape[1] == columns;
-}
-
-static mlxq_status fail_shape(mlxq_error *error, const char *layer, const mlxq_tensor *tensor, uint64_t rows,
-                              uint64_t columns) {
-  return mlxq_fail(error, MLXQ_SHAPE_MISMATCH, layer, tensor->name, "must be [%llu, %llu] beside that .qweight",
-                   (unsigned long long)rows, (unsigned long long)columns);
 }
 
 /* Words in a row of GEMV's zero points: a multiple of 1, 2 or 4 for groups of 128, 64 or 32. */
@@ -197,7 +180,7 @@ static mlxq_status check_shapes(const awq_parts *parts, const mlxq_foreign_layer
   uint64_t zero_rows = gemv ? layer->outs : scale_rows;
   uint64_t zero_columns = gemm ? layer->outs / 8 : gemv ? words : layer->outs;
   if (!has_shape(parts->scales, scale_rows, scale_columns)) {
-    return fail_shape(error, parts->path, parts->scales, scale_rows, scale_columns);
+    return mlxq_foreign_fail_shape(error, parts->path, parts->scales, scale_rows, scale_columns);
   }
   if (!zeros) return MLXQ_OK;
   bool fits = gemm || gemv ? zeros->dtype == MLXQ_U32 || zeros->dtype == MLXQ_I32
@@ -207,7 +190,7 @@ static mlxq_status check_shapes(const awq_parts *parts, const mlxq_foreign_layer
                      mlxq_dtype_name(zeros->dtype), gemm || gemv ? "I32 or U32" : "as the scales are");
   }
   if (!has_shape(zeros, zero_rows, zero_columns)) {
-    return fail_shape(error, zeros->name, zeros, zero_rows, zero_columns);
+    return mlxq_foreign_fail_shape(error, zeros->name, zeros, zero_rows, zero_columns);
   }
   return MLXQ_OK;
 }
@@ -222,7 +205,7 @@ static mlxq_status read_layer(const awq_state *state, const awq_parts *parts, ml
       .zeros = MLXQ_NO_TENSOR,
       .group_index = MLXQ_NO_TENSOR,
       .bits = 4};
-  mlxq_status status = check_collisions(state, parts, error);
+  mlxq_status status = mlxq_foreign_check_collisions(source, parts->path, NULL, error);
   if (status == MLXQ_OK) status = check_dtypes_and_ranks(parts, error);
   if (status == MLXQ_OK) status = measure(state, parts, layer, error);
   if (status == MLXQ_OK) status = check_shapes(parts, layer, error);
@@ -267,19 +250,6 @@ static mlxq_status read_layers(awq_state *state, mlxq_error *error) {
   return status;
 }
 
-static void choose_dtypes(awq_state *state) {
-  const mlxq_plan_request *common = &state->request->common;
-  mlxq_dtype widest = MLXQ_F16;
-  mlxq_foreign_dtype(&widest, state->source, &state->layers);
-  if (widest == MLXQ_F64 && common->for_mlx) widest = MLXQ_F32;
-  for (size_t i = 0; i < state->layers.count; i++) {
-    mlxq_foreign_layer *layer = &state->layers.items[i];
-    mlxq_dtype stored = state->source->entries[layer->scales].tensor.dtype;
-    layer->dtype = common->cast ? common->cast_to : widest;
-    layer->round_dtype = common->cast ? common->cast_to : stored == MLXQ_F64 ? widest : stored;
-  }
-}
-
 /* The file of the tensor that an error is about. */
 static void name_file(const awq_state *state, mlxq_status status, mlxq_error *error) {
   const mlxq_source_file *files = state->request->common.files;
@@ -297,7 +267,7 @@ mlxq_status mlxq_plan_import_awq(mlxq_plan **plan, mlxq_import_request *request,
   if (status == MLXQ_OK) status = read_layers(&state, error);
   name_file(&state, status, error);
   if (status == MLXQ_OK) {
-    choose_dtypes(&state);
+    mlxq_foreign_choose_dtypes(&state.layers, &request->common);
     status = mlxq_foreign_widen(&state.layers, request, error);
   }
   if (status == MLXQ_OK) {

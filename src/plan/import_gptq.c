@@ -38,12 +38,6 @@ static mlxq_status check_config(gptq_state *state, mlxq_error *error) {
 
 /* ---- One layer ------------------------------------------------------------------------------------------------- */
 
-static mlxq_status fail_shape(mlxq_error *error, const char *path, const mlxq_tensor *tensor, uint64_t rows,
-                              uint64_t columns) {
-  return mlxq_fail(error, MLXQ_SHAPE_MISMATCH, path, tensor->name, "must be [%llu, %llu] beside that .qweight",
-                   (unsigned long long)rows, (unsigned long long)columns);
-}
-
 static bool is_word(mlxq_dtype dtype) {
   return dtype == MLXQ_I32 || dtype == MLXQ_U32;
 }
@@ -70,19 +64,13 @@ static void measure(mlxq_foreign_layer *layer, const mlxq_tensor *scales, const 
 
 static mlxq_status check_parts(const gptq_state *state, const char *path, mlxq_foreign_layer *layer,
                                mlxq_error *error) {
-  static const char *const COLLIDING[] = {".weight", ".biases"};
   const mlxq_tensor *weight = &state->source->entries[layer->weight].tensor;
   const mlxq_tensor *scales = &state->source->entries[layer->scales].tensor;
   const mlxq_tensor *zeros = &state->source->entries[layer->zeros].tensor;
   int64_t group_size = state->request->config.group_size;
   bool from_shapes = state->request->config.dynamic || state->request->config.bits == 0;
-  for (size_t i = 0; i < sizeof COLLIDING / sizeof *COLLIDING; i++) {
-    const mlxq_tensor *other = mlxq_weights_part(state->source, path, strlen(path), COLLIDING[i]);
-    if (other) {
-      return mlxq_fail(error, MLXQ_KEY_COLLISION, path, other->name,
-                       "must not be there: it is what the .qweight beside it becomes");
-    }
-  }
+  mlxq_status status = mlxq_foreign_check_collisions(state->source, path, path, error);
+  if (status != MLXQ_OK) return status;
   const mlxq_tensor *words[] = {weight, zeros};
   for (size_t i = 0; i < 2; i++) {
     if (is_word(words[i]->dtype)) continue;
@@ -123,11 +111,11 @@ static mlxq_status check_parts(const gptq_state *state, const char *path, mlxq_f
   }
   layer->groups = (layer->ins - 1) / layer->group_ins + 1;
   if (scales->shape[0] != layer->groups || scales->shape[1] != layer->outs) {
-    return fail_shape(error, path, scales, layer->groups, layer->outs);
+    return mlxq_foreign_fail_shape(error, path, scales, layer->groups, layer->outs);
   }
   if (zeros->shape[0] != layer->groups ||
       zeros->shape[1] != layer->outs / 32 * layer->bits + layer->outs % 32 * layer->bits / 32) {
-    return fail_shape(error, path, zeros, layer->groups, layer->outs * layer->bits / 32);
+    return mlxq_foreign_fail_shape(error, path, zeros, layer->groups, layer->outs * layer->bits / 32);
   }
   return MLXQ_OK;
 }
@@ -295,17 +283,6 @@ static mlxq_status read_layers(gptq_state *state, mlxq_error *error) {
   return status;
 }
 
-static void choose_dtypes(gptq_state *state) {
-  const mlxq_plan_request *common = &state->request->common;
-  mlxq_dtype widest = MLXQ_F16;
-  mlxq_foreign_dtype(&widest, state->source, &state->layers);
-  for (size_t i = 0; i < state->layers.count; i++) {
-    mlxq_foreign_layer *layer = &state->layers.items[i];
-    layer->dtype = common->cast ? common->cast_to : widest;
-    layer->round_dtype = common->cast ? common->cast_to : state->source->entries[layer->scales].tensor.dtype;
-  }
-}
-
 static void warn(const gptq_state *state) {
   const mlxq_plan_request *common = &state->request->common;
   if (!common->warn) return;
@@ -331,7 +308,7 @@ mlxq_status mlxq_plan_import_gptq(mlxq_plan **plan, mlxq_import_request *request
     status = mlxq_foreign_check_orphans(&request->common, &state.layers, error);
   }
   if (status == MLXQ_OK) {
-    choose_dtypes(&state);
+    mlxq_foreign_choose_dtypes(&state.layers, &request->common);
     status = mlxq_foreign_widen(&state.layers, request, error);
   }
   if (status == MLXQ_OK) {

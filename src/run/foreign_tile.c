@@ -73,24 +73,23 @@ static void load_fit(const mlxq_foreign_tile *tile, const mlxq_kernel_table *ker
   }
 }
 
+/* Rounds floats to a dtype, in place; `room` is for them in it. */
+static void round_to(const mlxq_kernel_table *kernels, mlxq_dtype dtype, size_t elems, float *values, void *room) {
+  kernels->cast(MLXQ_F32, dtype, values, room, elems);
+  kernels->cast(dtype, MLXQ_F32, room, values, elems);
+}
+
 /* Rounds `values` to the layer's dtype, widens them to the result's, and repeats each for its groups. False where one
  * of them is not finite then. */
 static bool store(const mlxq_foreign_layer *layer, const mlxq_kernel_table *kernels, size_t elems, float *values,
                   void *rounded, void *result) {
   size_t bytes = mlxq_dtype_bits(layer->dtype) / 8;
   if (layer->dtype == MLXQ_F64) {
-    if (layer->round_dtype != MLXQ_F64) {
-      kernels->cast(MLXQ_F32, layer->round_dtype, values, rounded, elems);
-      kernels->cast(layer->round_dtype, MLXQ_F32, rounded, values, elems);
-    }
+    if (layer->round_dtype != MLXQ_F64) round_to(kernels, layer->round_dtype, elems, values, rounded);
     for (size_t i = 0; i < elems; i++) ((double *)rounded)[i] = values[i];
   } else {
-    if (layer->round_dtype != layer->dtype) {
-      kernels->cast(MLXQ_F32, layer->round_dtype, values, rounded, elems);
-      kernels->cast(layer->round_dtype, MLXQ_F32, rounded, values, elems);
-    }
-    kernels->cast(MLXQ_F32, layer->dtype, values, rounded, elems);
-    kernels->cast(layer->dtype, MLXQ_F32, rounded, values, elems);
+    if (layer->round_dtype != layer->dtype) round_to(kernels, layer->round_dtype, elems, values, rounded);
+    round_to(kernels, layer->dtype, elems, values, rounded);
   }
   bool finite = true;
   for (size_t i = 0; i < elems; i++) finite = finite && isfinite(values[i]);
@@ -256,8 +255,7 @@ bool mlxq_foreign_tile_run(const mlxq_foreign_tile *tile, const mlxq_kernel_tabl
   }
   /* --dtype rounds the scales before anything is computed of them. */
   if (layer->round_dtype != tile->scales && layer->round_dtype != MLXQ_F64 && layer->round_dtype != MLXQ_F32) {
-    kernels->cast(MLXQ_F32, layer->round_dtype, fit.scales, fit.results, elems);
-    kernels->cast(layer->round_dtype, MLXQ_F32, fit.results, fit.scales, elems);
+    round_to(kernels, layer->round_dtype, elems, fit.scales, fit.results);
   }
   if (layer->widened) {
     for (size_t out = 0; out < tile->outs; out++) {
