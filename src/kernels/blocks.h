@@ -10,6 +10,14 @@
 /* Arguments such as bits, dtype and profile are constants once inlined: one loop a combination, no branch in it. */
 #define INLINE static inline __attribute__((always_inline))
 
+/* call(gpu, dtype), both constants, for the profile and dtype of `args`. */
+#define FOR_DTYPE(args, gpu, call)                    \
+  ((args)->dtype == MLXQ_BF16  ? call(gpu, MLXQ_BF16) \
+   : (args)->dtype == MLXQ_F16 ? call(gpu, MLXQ_F16)  \
+                               : call(gpu, MLXQ_F32))
+#define SPECIALISE(args, call) \
+  ((args)->profile == MLXQ_PROFILE_GPU ? FOR_DTYPE(args, true, call) : FOR_DTYPE(args, false, call))
+
 INLINE size_t dtype_bytes(mlxq_dtype dtype) {
   return dtype == MLXQ_F32 ? 4 : 2;
 }

@@ -95,15 +95,9 @@ INLINE size_t quantize_any(unsigned bits, mlxq_quantize_fn ref, const mlxq_kerne
                               .packed_bytes = args->group_size / 8 * bits,
                               .scale_bytes = dtype_bytes(args->dtype),
                               .first_bad = MLXQ_ALL_FINITE};
-  const bool gpu = args->profile == MLXQ_PROFILE_GPU;
-  switch (args->dtype) {
-    case MLXQ_BF16:
-      return gpu ? quantize(bits, true, MLXQ_BF16, call) : quantize(bits, false, MLXQ_BF16, call);
-    case MLXQ_F16:
-      return gpu ? quantize(bits, true, MLXQ_F16, call) : quantize(bits, false, MLXQ_F16, call);
-    default:
-      return gpu ? quantize(bits, true, MLXQ_F32, call) : quantize(bits, false, MLXQ_F32, call);
-  }
+#define CALL(gpu, dtype) quantize(bits, gpu, dtype, call)
+  return SPECIALISE(args, CALL);
+#undef CALL
 }
 
 /* ---- Dequantize ------------------------------------------------------------------------------------------------ */
@@ -161,20 +155,9 @@ INLINE void dequantize(unsigned bits, bool gpu, mlxq_dtype dtype, mlxq_dequantiz
 
 INLINE void dequantize_any(unsigned bits, mlxq_dequantize_fn ref, const mlxq_kernel_args *args, const uint8_t *packed,
                            const uint8_t *scales, const uint8_t *biases, uint8_t *dense) {
-  const bool gpu = args->profile == MLXQ_PROFILE_GPU;
-  if (args->dtype == MLXQ_BF16 && gpu) {
-    dequantize(bits, true, MLXQ_BF16, ref, args, packed, scales, biases, dense);
-  } else if (args->dtype == MLXQ_BF16) {
-    dequantize(bits, false, MLXQ_BF16, ref, args, packed, scales, biases, dense);
-  } else if (args->dtype == MLXQ_F16 && gpu) {
-    dequantize(bits, true, MLXQ_F16, ref, args, packed, scales, biases, dense);
-  } else if (args->dtype == MLXQ_F16) {
-    dequantize(bits, false, MLXQ_F16, ref, args, packed, scales, biases, dense);
-  } else if (gpu) {
-    dequantize(bits, true, MLXQ_F32, ref, args, packed, scales, biases, dense);
-  } else {
-    dequantize(bits, false, MLXQ_F32, ref, args, packed, scales, biases, dense);
-  }
+#define CALL(gpu, dtype) dequantize(bits, gpu, dtype, ref, args, packed, scales, biases, dense)
+  SPECIALISE(args, CALL);
+#undef CALL
 }
 
 #define QUANTIZE(bits)   quantize_any(bits, mlxq_quantize_affine##bits##_ref, args, dense, packed, scales, biases)

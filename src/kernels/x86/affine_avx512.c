@@ -171,14 +171,9 @@ INLINE size_t quantize_any(unsigned bits, mlxq_quantize_fn rest, const mlxq_kern
                               .packed_bytes = args->group_size / 8 * bits,
                               .scale_bytes = dtype_bytes(args->dtype),
                               .first_bad = MLXQ_ALL_FINITE};
-  switch (args->dtype) {
-    case MLXQ_BF16:
-      return quantize(bits, MLXQ_BF16, call);
-    case MLXQ_F16:
-      return quantize(bits, MLXQ_F16, call);
-    default:
-      return quantize(bits, MLXQ_F32, call);
-  }
+#define CALL(gpu, dtype) quantize(bits, dtype, call) /* which finds the profile in its arguments */
+  return FOR_DTYPE(args, false, CALL);
+#undef CALL
 }
 
 /* ---- Dequantize ------------------------------------------------------------------------------------------------ */
@@ -236,20 +231,9 @@ INLINE void dequantize(unsigned bits, bool gpu, mlxq_dtype dtype, mlxq_dequantiz
 
 INLINE void dequantize_any(unsigned bits, mlxq_dequantize_fn rest, const mlxq_kernel_args *args, const uint8_t *packed,
                            const uint8_t *scales, const uint8_t *biases, uint8_t *dense) {
-  const bool gpu = args->profile == MLXQ_PROFILE_GPU;
-  if (args->dtype == MLXQ_BF16 && gpu) {
-    dequantize(bits, true, MLXQ_BF16, rest, args, packed, scales, biases, dense);
-  } else if (args->dtype == MLXQ_BF16) {
-    dequantize(bits, false, MLXQ_BF16, rest, args, packed, scales, biases, dense);
-  } else if (args->dtype == MLXQ_F16 && gpu) {
-    dequantize(bits, true, MLXQ_F16, rest, args, packed, scales, biases, dense);
-  } else if (args->dtype == MLXQ_F16) {
-    dequantize(bits, false, MLXQ_F16, rest, args, packed, scales, biases, dense);
-  } else if (gpu) {
-    dequantize(bits, true, MLXQ_F32, rest, args, packed, scales, biases, dense);
-  } else {
-    dequantize(bits, false, MLXQ_F32, rest, args, packed, scales, biases, dense);
-  }
+#define CALL(gpu, dtype) dequantize(bits, gpu, dtype, rest, args, packed, scales, biases, dense)
+  SPECIALISE(args, CALL);
+#undef CALL
 }
 
 #define QUANTIZE(bits)   quantize_any(bits, mlxq_quantize_affine##bits##_avx2, args, dense, packed, scales, biases)

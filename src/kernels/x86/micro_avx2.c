@@ -182,15 +182,9 @@ INLINE size_t quantize_any(micro_format format, mlxq_quantize_fn ref, const mlxq
                               .packed_bytes = format.group_size / 8 * format.bits,
                               .scale_bytes = 1,
                               .first_bad = MLXQ_ALL_FINITE};
-  const bool gpu = args->profile == MLXQ_PROFILE_GPU;
-  switch (args->dtype) {
-    case MLXQ_BF16:
-      return gpu ? quantize(format, true, MLXQ_BF16, call) : quantize(format, false, MLXQ_BF16, call);
-    case MLXQ_F16:
-      return gpu ? quantize(format, true, MLXQ_F16, call) : quantize(format, false, MLXQ_F16, call);
-    default:
-      return gpu ? quantize(format, true, MLXQ_F32, call) : quantize(format, false, MLXQ_F32, call);
-  }
+#define CALL(gpu, dtype) quantize(format, gpu, dtype, call)
+  return SPECIALISE(args, CALL);
+#undef CALL
 }
 
 /* ---- Dequantize ------------------------------------------------------------------------------------------------ */
@@ -280,18 +274,9 @@ INLINE void dequantize(micro_format format, bool gpu, mlxq_dtype dtype, mlxq_deq
 
 INLINE void dequantize_any(micro_format format, mlxq_dequantize_fn ref, const mlxq_kernel_args *args,
                            const uint8_t *packed, const uint8_t *scales, uint8_t *dense) {
-  const bool gpu = args->profile == MLXQ_PROFILE_GPU;
-  if (args->dtype == MLXQ_BF16 && gpu) {
-    dequantize(format, true, MLXQ_BF16, ref, args, packed, scales, dense);
-  } else if (args->dtype == MLXQ_BF16) {
-    dequantize(format, false, MLXQ_BF16, ref, args, packed, scales, dense);
-  } else if (args->dtype == MLXQ_F16 && gpu) {
-    dequantize(format, true, MLXQ_F16, ref, args, packed, scales, dense);
-  } else if (args->dtype == MLXQ_F16) {
-    dequantize(format, false, MLXQ_F16, ref, args, packed, scales, dense);
-  } else { /* in float32 the profiles are one */
-    dequantize(format, true, MLXQ_F32, ref, args, packed, scales, dense);
-  }
+#define CALL(gpu, dtype) dequantize(format, gpu, dtype, ref, args, packed, scales, dense)
+  SPECIALISE(args, CALL);
+#undef CALL
 }
 
 #define QUANTIZE(name, format)   quantize_any(format, mlxq_quantize_##name##_ref, args, dense, packed, scales)
