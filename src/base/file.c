@@ -119,6 +119,14 @@ mlxq_status mlxq_file_write_at(int fd, const void *buffer, size_t bytes, uint64_
   return MLXQ_OK;
 }
 
+void mlxq_file_start_writing(int fd, uint64_t offset, uint64_t bytes) {
+#if defined(SYNC_FILE_RANGE_WRITE)
+  (void)sync_file_range(fd, (off_t)offset, (off_t)bytes, SYNC_FILE_RANGE_WRITE);
+#else
+  (void)fd, (void)offset, (void)bytes;
+#endif
+}
+
 #if defined(__linux__)
 /* A file system in memory has no blocks to reserve but pages, which it would fill with zeros first: looking whether
  * there is room is enough. */

@@ -38,6 +38,9 @@ mlxq_status mlxq_file_write_at(int fd, const void *buffer, size_t bytes, uint64_
 /* Reserves `bytes` for the file, so that a full disk is known before the work. File systems that cannot are fine. */
 mlxq_status mlxq_file_reserve(int fd, uint64_t bytes, const char *path, mlxq_error *error);
 
+/* A hint: what was just written there may go to the disk now, so that the disk is busy before fsync. */
+void mlxq_file_start_writing(int fd, uint64_t offset, uint64_t bytes);
+
 /* fsync of an open descriptor, or of a folder by path. */
 mlxq_status mlxq_file_sync(int fd, const char *path, mlxq_error *error);
 mlxq_status mlxq_folder_sync(const char *path, mlxq_error *error);

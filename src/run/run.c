@@ -15,6 +15,7 @@ typedef struct mlxq_run_state {
   const mlxq_run_request *request;
   size_t buffer_bytes;
   uint64_t total_bytes;
+  unsigned workers;
   _Atomic uint64_t next_tile;
   _Atomic uint64_t
       end_tile; /* tiles from here on need not be made: all of them at first, the lowest failed one later */
@@ -37,11 +38,28 @@ static void keep_failure(mlxq_run_state *state, uint64_t tile, mlxq_status statu
   pthread_mutex_unlock(&state->failure_lock);
 }
 
+/* Tiles that follow each other, so that a worker reads and writes long stretches of a file and the system reads ahead
+ * of it; fewer towards the end, so that the workers finish together. */
+typedef struct mlxq_stretch {
+  uint64_t next, end;
+} mlxq_stretch;
+
+static mlxq_stretch take_stretch(mlxq_run_state *state) {
+  enum { MAX_TILES = 32, SHARES = 4 };
+  uint64_t all = state->request->plan->tile_count, taken = atomic_load(&state->next_tile);
+  uint64_t tiles = taken < all ? (all - taken) / (SHARES * state->workers) : 0;
+  if (tiles > MAX_TILES) tiles = MAX_TILES;
+  if (tiles == 0) tiles = 1;
+  uint64_t first = atomic_fetch_add(&state->next_tile, tiles);
+  return (mlxq_stretch){first, first + tiles};
+}
+
 static void work(mlxq_run_state *state, bool on_calling_thread) {
   const mlxq_run_request *request = state->request;
   mlxq_worker worker;
   mlxq_error error;
-  uint64_t tile = 0, written = 0;
+  uint64_t written = 0;
+  mlxq_stretch stretch = {0, 0};
   mlxq_status status = mlxq_worker_open(&worker, request, state->buffer_bytes, &error);
   if (status != MLXQ_OK) {
     /* The others go on without this one; the calling thread is the last. */
@@ -49,7 +67,8 @@ static void work(mlxq_run_state *state, bool on_calling_thread) {
     return;
   }
   for (;;) {
-    tile = atomic_fetch_add(&state->next_tile, 1);
+    if (stretch.next == stretch.end) stretch = take_stretch(state);
+    uint64_t tile = stretch.next++;
     if (tile >= atomic_load(&state->end_tile)) break;
     if (request->cancelled && request->cancelled(request->user)) {
       status = mlxq_fail(&error, MLXQ_CANCELLED, NULL, NULL, "interrupted");
@@ -83,12 +102,13 @@ static unsigned worker_count(const mlxq_run_request *request) {
 mlxq_status mlxq_run(const mlxq_run_request *request, mlxq_error *error) {
   mlxq_run_state state = {
       .request = request,
+      .workers = worker_count(request),
       .buffer_bytes = mlxq_worker_buffer_bytes(request->plan, request->stats != NULL),
       .total_bytes = mlxq_total_bytes(request->visit ? request->plan->stored : request->plan->outputs),
       .end_tile = request->plan->tile_count,
       .done_bytes = request->journal ? request->journal->reused_bytes : 0,
   };
-  unsigned count = worker_count(request), started = 0;
+  unsigned count = state.workers, started = 0;
   pthread_t *threads = mlxq_alloc(count, sizeof *threads);
   if (!threads) return mlxq_fail_memory(error);
   pthread_mutex_init(&state.failure_lock, NULL);

@@ -357,6 +357,7 @@ static mlxq_status store_output(mlxq_worker *worker, const mlxq_tile *tile, cons
   uint64_t offset = entry->offset + output_offset(worker->request->plan, tile, output);
   status = mlxq_file_write_at(fd, data, bytes, offset, NULL, error);
   if (status == MLXQ_OK) {
+    mlxq_file_start_writing(fd, offset, bytes);
     status = mlxq_journal_wrote(worker->request->journal, entry->file, fd, offset, data, bytes, error);
   }
   return at_sink(worker, entry->file, status, error);
