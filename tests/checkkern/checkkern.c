@@ -462,8 +462,9 @@ static void try_transpose(kernel *tested) {
   const size_t width = WIDTHS[random_below(3)], rows = random_length(), columns = random_length();
   uint8_t *allocation, *in = random_input(&allocation, rows * columns * width, random_below(5) * width);
   output out[2];
+  const size_t offset = random_below(9) * width;
   for (int i = 0; i < 2; i++) {
-    out[i] = new_output(rows * columns * width, 0);
+    out[i] = new_output(rows * columns * width, offset);
     (i == 0 ? reference_of(tested) : tested)->transpose(width, in, rows, columns, out[i].at);
   }
   compare_matrices(tested, out, width, rows, columns);
@@ -474,33 +475,45 @@ static void try_repack_awq(kernel *tested) {
   const size_t rows = 8 * random_below(40), words = random_length();
   uint8_t *allocation, *in = random_input(&allocation, rows * words * 4, 4 * random_below(9));
   output out[2];
+  const size_t offset = 4 * random_below(9);
   for (int i = 0; i < 2; i++) {
-    out[i] = new_output(rows * words * 4, 0);
+    out[i] = new_output(rows * words * 4, offset);
     (i == 0 ? reference_of(tested) : tested)->repack_awq((const uint32_t *)(const void *)in, rows, words, out[i].at);
   }
   compare_matrices(tested, out, 4, rows, words);
   free(allocation);
 }
 
+/* Any finite float32, or with `special` any. */
+static float random_scale(bool special) {
+  const uint32_t bits = random_bits();
+  if (special && random_below(4) == 0) return float_of(random_below(2) ? bits | 0x7F800000u : 0x7F800000u);
+  return float_of(random_below(4) ? bits & 0xFF7FFFFFu : bits & 0x807FFFFFu);
+}
+
 /* All codes, among them NaNs, in parts of a matrix that begin and end anywhere in its blocks. */
 static void try_fp8(kernel *tested) {
-  static const size_t BLOCKS[] = {1, 3, 16, 128};
-  const size_t block = BLOCKS[random_below(4)];
+  static const size_t BLOCKS[] = {1, 3, 16, 50, 128};
+  const size_t block_rows = BLOCKS[random_below(5)], block_columns = BLOCKS[random_below(5)];
+  const bool special = random_below(4) == 0, in_order = random_below(2) == 0;
   mlxq_block_args args = {.rows = random_below(9),
                           .columns = random_length(),
                           .first_row = random_below(300),
                           .first_column = random_below(300),
-                          .block_rows = block,
-                          .block_columns = block,
-                          .scale_columns = (300 + 300) / block + 1};
-  const size_t scale_count = ((300 + 9) / block + 1) * args.scale_columns;
+                          .block_rows = block_rows,
+                          .block_columns = block_columns,
+                          .scale_columns = (300 + 300) / block_columns + 1};
+  const size_t scale_count = ((300 + 9) / block_rows + 1) * args.scale_columns;
   uint8_t *allocation, *codes = random_input(&allocation, args.rows * args.columns, random_below(9));
   float *scales = allocate(scale_count * sizeof *scales);
-  for (size_t i = 0; i < scale_count; i++) scales[i] = float_of(random_bits() & 0xFF7FFFFFu); /* any finite */
+  for (size_t i = 0; i < scale_count; i++) scales[i] = random_scale(special);
+  for (size_t i = 0; in_order && i < args.rows * args.columns; i++) codes[i] = (uint8_t)i;
   output out[2];
+  const size_t offset = 2 * random_below(9);
   for (int i = 0; i < 2; i++) {
-    out[i] = new_output(args.rows * args.columns * 2, 0);
+    out[i] = new_output(args.rows * args.columns * 2, offset);
     (i == 0 ? reference_of(tested) : tested)->fp8(&args, codes, scales, out[i].at);
+    if (special) unify_nans(MLXQ_BF16, &out[i]);
   }
   compare_matrices(tested, out, 2, args.rows, args.columns);
   free(scales);
