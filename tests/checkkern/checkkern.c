@@ -1,5 +1,5 @@
 /* Every kernel of kernels.def that is not the reference against the reference, byte for byte:
- *   checkkern [--quick | --long | --bench [FORMAT | cast | transpose | fp8 | repack_awq]]
+ *   checkkern [--quick | --long | --bench [FORMAT | cast | transpose | fp8 | repack_awq | all [ELEMENTS]]]
  * What the formulas come to is the unit and golden tests'; here only equality counts, over inputs chosen to reach every
  * rounding, clamp and fallback, at any alignment and count of groups, with guard bytes around outputs. Inputs end where
  * their allocation ends, so that AddressSanitizer sees a read beyond. Kernels that this machine cannot run are printed;
@@ -532,19 +532,21 @@ static double now(void) {
   return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
 }
 
-enum { BENCH_ELEMS = 1 << 20 };
+/* As many as a worker's tile has, unless the command says otherwise. */
+enum { BENCH_ELEMS = 1 << 20, LEAST_BENCH_ELEMS = 1 << 17 };
 
 /* What a kernel is timed on: enough for any format, and for casts to and from float32. */
 typedef struct bench_data {
   mlxq_kernel_args args;
   mlxq_dtype from;   /* of a cast; to args.dtype */
   size_t elem_bytes; /* of a transpose */
+  size_t elems;
   uint8_t *dense, *packed, *scales, *biases, *source;
 } bench_data;
 
-/* One call on BENCH_ELEMS elements; matrices are of 1024 columns. */
+/* One call; matrices are of 1024 columns. */
 static void call(const kernel *tested, const bench_data *data) {
-  const size_t columns = 1024, rows = BENCH_ELEMS / columns;
+  const size_t columns = 1024, rows = data->elems / columns;
   const mlxq_block_args blocks = {rows, columns, 0, 0, 128, 128, columns / 128};
   switch (tested->kind) {
     case QUANTIZE:
@@ -554,7 +556,7 @@ static void call(const kernel *tested, const bench_data *data) {
       tested->dequantize(&data->args, data->packed, data->scales, data->biases, data->dense);
       break;
     case CAST:
-      tested->cast(data->from, data->args.dtype, data->source, data->dense, BENCH_ELEMS);
+      tested->cast(data->from, data->args.dtype, data->source, data->dense, data->elems);
       break;
     case TRANSPOSE:
       tested->transpose(data->elem_bytes, data->source, rows, columns, data->dense);
@@ -568,7 +570,7 @@ static void call(const kernel *tested, const bench_data *data) {
   }
 }
 
-/* Millions of elements a second: the best of some calls on data that the cache holds, as a worker's tile is. */
+/* Millions of elements a second: the best of some calls. */
 static double speed(const kernel *tested, const bench_data *data) {
   double best = INFINITY, spent = 0;
   for (int i = 0; i < 5 || (spent < 0.1 && i < 1000); i++) {
@@ -578,7 +580,7 @@ static double speed(const kernel *tested, const bench_data *data) {
     spent += took;
     if (took < best) best = took;
   }
-  return BENCH_ELEMS / best / 1e6;
+  return (double)data->elems / best / 1e6;
 }
 
 /* The kernel of an ISA that does what `ref` does; NULL where there is none that this machine can run. */
@@ -612,7 +614,7 @@ static void bench_line(const kernel *ref, const bench_data *data) {
 /* Weights as a model has them, and what the reference makes of them. */
 static void bench_format(const kernel *ref, bench_data *data) {
   const mlxq_kernel_args *args = &data->args;
-  for (size_t i = 0; i < BENCH_ELEMS; i++) {
+  for (size_t i = 0; i < data->elems; i++) {
     float x = 0.04f * random_normal();
     mlxq_cast_ref(MLXQ_F32, args->dtype, &x, data->dense + i * dtype_bytes(args->dtype), 1);
   }
@@ -627,7 +629,7 @@ static void bench_cast(const kernel *ref, bench_data *data) {
   for (size_t i = 0; i < COUNT(FROM); i++) {
     data->from = FROM[i];
     if (data->from == data->args.dtype) continue;
-    for (size_t at = 0; at < BENCH_ELEMS; at++) {
+    for (size_t at = 0; at < data->elems; at++) {
       float x = 0.04f * random_normal();
       mlxq_cast_ref(MLXQ_F32, data->from, &x, data->source + at * dtype_bytes(data->from), 1);
     }
@@ -640,8 +642,8 @@ static const char *const NAMES[] = {
     [CAST] = "cast", [TRANSPOSE] = "transpose", [FP8] = "fp8", [REPACK_AWQ] = "repack_awq"};
 
 static void bench_matrix(const kernel *ref, bench_data *data) {
-  for (size_t i = 0; i < BENCH_ELEMS; i++) data->source[i] = (uint8_t)random_bits();
-  for (size_t i = 0; i < BENCH_ELEMS / 16384; i++) memcpy(data->scales + 4 * i, &(float){0.5f}, 4);
+  for (size_t i = 0; i < data->elems; i++) data->source[i] = (uint8_t)random_bits();
+  for (size_t i = 0; i < data->elems / 16384; i++) memcpy(data->scales + 4 * i, &(float){0.5f}, 4);
   for (data->elem_bytes = 2; data->elem_bytes <= 4; data->elem_bytes += 2) {
     if (ref->kind != TRANSPOSE && data->elem_bytes > 2) break;
     printf("%-10s %-25s", NAMES[ref->kind],
@@ -653,14 +655,15 @@ static void bench_matrix(const kernel *ref, bench_data *data) {
 }
 
 /* Everything, or one format ("affine4") or another kind ("cast"). */
-static void bench(const char *only) {
-  const size_t bytes = (size_t)BENCH_ELEMS * sizeof(float);
-  bench_data data = {.dense = allocate(bytes),
+static void bench(const char *only, size_t elems) {
+  const size_t bytes = elems * sizeof(float);
+  bench_data data = {.elems = elems,
+                     .dense = allocate(bytes),
                      .packed = allocate(bytes),
                      .scales = allocate(bytes),
                      .biases = allocate(bytes),
                      .source = allocate(bytes)};
-  printf("Melem/s, one thread, %d elements %6s", BENCH_ELEMS, "ref");
+  printf("Melem/s, one thread, %8zu elements %5s", elems, "ref");
   for (unsigned isa = MLXQ_ISA_REF + 1; isa < MLXQ_ISA_COUNT; isa++)
     printf(" %9s %8s", mlxq_isa_name((mlxq_isa)isa), "");
   puts("");
@@ -674,7 +677,7 @@ static void bench(const char *only) {
       if (ref->kind > CAST && d == 0) bench_matrix(ref, &data);
       if (ref->kind >= CAST) continue;
       data.args.group_size = FORMATS[ref->format].affine ? 64 : FORMATS[ref->format].smallest_group;
-      data.args.groups = BENCH_ELEMS / data.args.group_size;
+      data.args.groups = elems / data.args.group_size;
       for (int profile = MLXQ_PROFILE_CPU; profile <= MLXQ_PROFILE_GPU; profile++) {
         data.args.profile = (mlxq_profile)profile;
         bench_format(ref, &data);
@@ -716,7 +719,12 @@ static bool isas_are_right(void) {
 int main(int argc, char **argv) {
   unsigned rounds = 10;
   if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
-    bench(argc > 2 ? argv[2] : NULL);
+    size_t elems = argc > 3 ? strtoul(argv[3], NULL, 10) : BENCH_ELEMS;
+    if (elems == 0 || elems % LEAST_BENCH_ELEMS != 0) {
+      printf("--bench: elements must be a multiple of %d\n", LEAST_BENCH_ELEMS);
+      return 1;
+    }
+    bench(argc > 2 && strcmp(argv[2], "all") != 0 ? argv[2] : NULL, elems);
     return 0;
   }
   if (argc > 1 && strcmp(argv[1], "--long") == 0) rounds = 50 * rounds;
