@@ -7,7 +7,7 @@ DEMO := $(BUILD)/demo
 SOURCES = $(shell find include src cli tests fuzz -name '*.[ch]')
 PREFIX ?= /usr/local
 
-.PHONY: all demo test test-long lint format bench install clean dependencies test-dependencies
+.PHONY: all demo test test-long analyze test-threads test-valgrind lint format bench install clean dependencies test-dependencies
 
 all: dependencies $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
@@ -50,13 +50,31 @@ lint: test-dependencies
 	@cmake -G Ninja -S . -B $(BUILD)/tidy -DCMAKE_C_COMPILER=clang -DBUILD_TESTING=OFF \
 	  -DCMAKE_EXPORT_COMPILE_COMMANDS=ON >/dev/null
 	@find src cli -name '*.c' ! -path 'src/kernels/arm/*' | xargs -P $(JOBS) -n 4 clang-tidy --quiet -p $(BUILD)/tidy
+	@cppcheck -j $(JOBS) --enable=warning,performance,portability --std=c11 --quiet --error-exitcode=1 -Iinclude -Isrc src cli
 	@clang-tidy --quiet src/kernels/arm/*.c -- --target=aarch64-linux-gnu -std=c17 -D_GNU_SOURCE -Iinclude -Isrc
 
 format:
 	@clang-format -i $(SOURCES)
 
+# What gcc's analyzer finds.
+analyze: test-dependencies
+	@scripts/analyze.sh
+
+# All tests under ThreadSanitizer.
+test-threads: test-dependencies
+	@cmake -G Ninja -S . -B $(BUILD)/tsan -DCMAKE_BUILD_TYPE=RelWithDebInfo -DMLXQ_SANITIZE=thread -DMLXQ_WERROR=ON >/dev/null
+	@ninja -C $(BUILD)/tsan
+	@cd $(BUILD)/tsan && ctest -j $(JOBS) --output-on-failure --no-tests=error
+
+# The command-line cases under valgrind.
+test-valgrind: test-dependencies
+	@scripts/install-dependencies.sh long
+	@cmake -G Ninja -S . -B $(BUILD)/valgrind -DCMAKE_BUILD_TYPE=RelWithDebInfo -DBUILD_TESTING=OFF >/dev/null
+	@ninja -C $(BUILD)/valgrind
+	@tests/cli/valgrind.sh $(BUILD)/valgrind/mlxq $(BUILD)/valgrind/memcheck
+
 # What takes longer than a commit should wait for.
-test-long: test
+test-long: test analyze test-threads test-valgrind
 	@python3 tests/faults/run.py --mlxq $(BUILD)/mlxq --shim $(BUILD)/tests/fault_shim.so --examples examples
 	@$(BUILD)/tests/checkkern --long
 	@case $$(uname -m) in aarch64 | arm64) ;; \

@@ -1,14 +1,19 @@
 #!/bin/sh
-# Installs the Debian packages that building (default), testing ("test") or fuzzing ("fuzz") needs, as far as they are missing.
+# Installs the Debian packages that building (default), testing ("test"), `make test-long` beside that ("long") or fuzzing
+# ("fuzz") needs, as far as they are missing.
 set -eu
 
 packages="gcc libc6-dev cmake ninja-build pkg-config libjson-c-dev"
 if [ "${1:-}" = test ]; then
-  packages="$packages g++ libcmocka-dev python3 python3-venv clang clang-format clang-tidy binutils util-linux"
+  packages="$packages g++ libcmocka-dev python3 python3-venv clang clang-format clang-tidy cppcheck binutils util-linux"
   case $(uname -m) in
   aarch64 | arm64) ;;
   *) packages="$packages gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user" ;; # for the NEON kernels
   esac
+fi
+
+if [ "${1:-}" = long ]; then
+  packages="valgrind libc6-dbg" # without the names of libc6-dbg memcheck cannot start
 fi
 
 if [ "${1:-}" = fuzz ]; then # libFuzzer comes with the compiler's own version

@@ -33,8 +33,8 @@ typedef struct mlxq_flaws {
  * changed, cancelled) is returned as it is, and so is everything where `flaws` is NULL. */
 mlxq_status mlxq_flaws_take(const mlxq_flaws *flaws, mlxq_status status, const mlxq_error *error);
 
-#ifdef __clang_analyzer__
-/* The analyzer sees one file at a time, and would take what these return for MLXQ_OK. */
+#if defined(__clang_analyzer__) || defined(MLXQ_ANALYZER)
+/* An analyzer sees one file at a time, and would take what these return for MLXQ_OK. gcc's has no macro of its own. */
 #define mlxq_fail(error, status, ...) ((mlxq_fail)(error, status, __VA_ARGS__), (status))
 #define mlxq_fail_errno(...)          ((mlxq_fail_errno)(__VA_ARGS__), MLXQ_IO)
 #define mlxq_fail_memory(error)       ((mlxq_fail_memory)(error), MLXQ_NO_MEMORY)

@@ -140,16 +140,15 @@ static bool is_in_memory(int fd, uint64_t bytes, int *failed) {
 
 mlxq_status mlxq_file_reserve(int fd, uint64_t bytes, const char *path, mlxq_error *error) {
   /* fallocate, not posix_fallocate: glibc emulates the latter by writing, where the file system cannot. */
-  int failed = 0;
+  int failed = EOPNOTSUPP;
 #if defined(__linux__)
   if (!is_in_memory(fd, bytes, &failed)) {
     do {
       failed = bytes > 0 && fallocate(fd, 0, 0, (off_t)bytes) != 0 ? errno : 0;
     } while (failed == EINTR);
   }
-  if (failed == 0) return MLXQ_OK;
 #endif
-  if (failed == 0 || failed == EOPNOTSUPP || failed == ENOSYS || failed == EINVAL) {
+  if (failed == EOPNOTSUPP || failed == ENOSYS || failed == EINVAL) {
     do {
       failed = ftruncate(fd, (off_t)bytes) != 0 ? errno : 0;
     } while (failed == EINTR);

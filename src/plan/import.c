@@ -255,14 +255,13 @@ static mlxq_status add_inputs(mlxq_plan *plan, mlxq_job *job, const mlxq_foreign
   return status;
 }
 
-/* Adds the jobs of a model tensor that is made of foreign layers, all of one scheme. */
+/* Adds the jobs of a model tensor that is made of foreign layers, `first` and others of its scheme. */
 static mlxq_status add_jobs(mlxq_plan *plan, const mlxq_model *model, size_t index, const mlxq_foreign_layers *layers,
-                            mlxq_error *error) {
+                            const mlxq_foreign_layer *first, mlxq_error *error) {
   static const char *const PARTS[] = {".weight", ".scales", ".biases"};
   const mlxq_tensor *tensor = &model->tensors->entries[index].tensor;
   size_t piece_count = 0, length = 0, outputs[3];
   const mlxq_piece *pieces = mlxq_model_pieces(model, index, &piece_count);
-  const mlxq_foreign_layer *first = layer_of(layers, pieces[0].stored);
   uint64_t shape[MLXQ_MAX_RANK], row = 0;
   uint64_t group = (uint64_t)first->scheme.group_size, bits = (uint64_t)first->scheme.bits;
   mlxq_status status = MLXQ_OK;
@@ -328,7 +327,7 @@ static mlxq_status plan_tensors(mlxq_plan *plan, const mlxq_plan_request *reques
     const mlxq_piece *pieces = mlxq_model_pieces(model, i, &count);
     const mlxq_foreign_layer *layer = count > 0 ? layer_of(layers, pieces[0].stored) : NULL;
     if (layer) {
-      status = add_jobs(plan, model, i, layers, error);
+      status = add_jobs(plan, model, i, layers, layer, error);
       if (status == MLXQ_OK) status = note_scheme(config, entry->tensor.name, &layer->scheme, error);
     } else {
       status = mlxq_plan_copy(plan, request, i, error);

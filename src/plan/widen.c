@@ -5,6 +5,7 @@
 #include "plan/import.h"
 
 #include <inttypes.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -97,11 +98,18 @@ mlxq_status mlxq_foreign_widen(mlxq_foreign_layers *layers, const mlxq_import_re
   return MLXQ_OK;
 }
 
-static void warn(const mlxq_plan_request *request, const char *format, uint64_t layers, uint64_t bytes) {
+__attribute__((format(printf, 2, 3))) static void warn(const mlxq_plan_request *request, const char *format, ...) {
   char message[256];
-  if (layers == 0 || !request->warn) return;
-  snprintf(message, sizeof message, format, layers, layers == 1 ? "layer" : "layers", bytes);
+  va_list values;
+  if (!request->warn) return;
+  va_start(values, format);
+  vsnprintf(message, sizeof message, format, values);
+  va_end(values);
   request->warn(request->warn_user, message);
+}
+
+static const char *noun(uint64_t layers) {
+  return layers == 1 ? "layer" : "layers";
 }
 
 void mlxq_foreign_warn_of_cost(const mlxq_foreign_layers *layers, const mlxq_plan_request *request) {
@@ -115,11 +123,15 @@ void mlxq_foreign_warn_of_cost(const mlxq_foreign_layers *layers, const mlxq_pla
     widened++;
     bytes += layer->outs * layer->ins / 8;
   }
-  warn(request, "one bit more a code for %" PRIu64 " %s, so that no bias is rounded: %" PRIu64 " bytes more", widened,
-       bytes);
-  warn(request, "%" PRIu64 " %s dequantized and quantized anew, with a loss", requantized, 0);
-  if (with_zeros > 0) {
+  if (widened > 0) {
+    warn(request, "one bit more a code for %" PRIu64 " %s, so that no bias is rounded: %" PRIu64 " bytes more", widened,
+         noun(widened), bytes);
+  }
+  if (requantized > 0) {
+    warn(request, "%" PRIu64 " %s dequantized and quantized anew, with a loss", requantized, noun(requantized));
+  }
+  if (with_zeros > 0 && without_zeros > 0) {
     warn(request, "%" PRIu64 " packed %s without .qzeros, though others have them: the zero point is taken for 8",
-         without_zeros, 0);
+         without_zeros, noun(without_zeros));
   }
 }

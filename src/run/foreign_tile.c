@@ -19,7 +19,8 @@ typedef struct mlxq_fit {
 static mlxq_fit fit_of(const mlxq_foreign_tile *tile) {
   size_t elems = tile->outs * (size_t)tile->layer->groups;
   mlxq_fit fit = {.results = tile->scratch};
-  fit.scales = (float *)((double *)tile->scratch + elems);
+  void *after = (uint8_t *)tile->scratch + elems * sizeof(double);
+  fit.scales = after;
   fit.zeros = fit.scales + elems;
   fit.by_group = fit.zeros + elems;
   fit.biases = fit.by_group + elems;

@@ -158,7 +158,7 @@ mlxq_status mlxq_weights_add_copy(mlxq_weights *weights, const char *name, mlxq_
   mlxq_status status = mlxq_weights_add_borrowed(weights, name, dtype, rank, shape, NULL, error);
   if (status != MLXQ_OK) return status;
   status = mlxq_weights_allocate(weights, weights->count - 1, &copy, error);
-  if (status != MLXQ_OK) {
+  if (!copy) {
     forget_last(weights);
     return status;
   }

@@ -84,13 +84,15 @@ for tensor in json.load(open(".list.json"))["tensors"]:
   rm -f .list.json
 }
 
-# AddressSanitizer maps terabytes and cannot run under ulimit -v; it can refuse large allocations on its own.
+# The sanitizers map terabytes and cannot run under ulimit -v; they can refuse large allocations on their own.
 # with_little_memory COMMAND...: at most 40 MB, and no allocation above 40 MB
 with_little_memory() {
-  if grep -q __asan_init "$MLXQ"; then
-    ASAN_OPTIONS="${ASAN_OPTIONS:+$ASAN_OPTIONS:}allocator_may_return_null=1:max_allocation_size_mb=40" "$@" 2>.raw
+  if grep -q -e __asan_init -e __tsan_init "$MLXQ"; then
+    little_options=allocator_may_return_null=1:max_allocation_size_mb=40
+    ASAN_OPTIONS="${ASAN_OPTIONS:+$ASAN_OPTIONS:}$little_options" \
+      TSAN_OPTIONS="${TSAN_OPTIONS:+$TSAN_OPTIONS:}$little_options" "$@" 2>.raw
     little_status=$?
-    grep -v -e '^==.*WARNING: AddressSanitizer' -e '^ *#[0-9]' .raw >&2
+    grep -v -e '^==.*WARNING: [A-Z][a-z]*Sanitizer' -e '^ *#[0-9]' .raw >&2
     rm -f .raw
     return $little_status
   fi

@@ -40,7 +40,7 @@ void mlxq_ref_round(mlxq_dtype dtype, float *values, size_t count) {
 /* Float bits as an integer of the same order (-0 before 0), NaNs beyond the infinities of their sign; its own inverse.
  */
 static int32_t ordered(int32_t bits) {
-  return bits ^ ((bits >> 31) & 0x7FFFFFFF);
+  return bits < 0 ? bits ^ 0x7FFFFFFF : bits;
 }
 
 bool mlxq_ref_range(const float *values, size_t count, float *lowest, float *highest) {
