@@ -46,6 +46,12 @@ static mlxq_status list_files(mlxq_checkpoint *checkpoint, const char *pattern, 
       break;
     }
     if (fnmatch(pattern, entry->d_name, FNM_PERIOD) != 0) continue;
+    if (checkpoint->file_count == MLXQ_MAX_FILES) {
+      mlxq_fail(error, MLXQ_OUT_OF_RANGE, NULL, NULL, "the folder holds more than %u .safetensors files",
+                MLXQ_MAX_FILES);
+      status = mlxq_error_at_file(error, MLXQ_OUT_OF_RANGE, checkpoint->path);
+      break;
+    }
     status = add_file(checkpoint, &capacity, mlxq_path_join(checkpoint->path, entry->d_name), error);
     if (status != MLXQ_OK) break;
   }

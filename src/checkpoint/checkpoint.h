@@ -9,6 +9,9 @@
 #include <json-c/json_object.h>
 #include <mlxq/scheme.h>
 
+/* Most .safetensors files in a folder that is read or written: numbered names have five digits. */
+#define MLXQ_MAX_FILES 99999u
+
 typedef struct mlxq_source_file {
   char *path;
   const char *name; /* the part of `path` inside the folder */

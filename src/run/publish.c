@@ -161,13 +161,16 @@ mlxq_status mlxq_staging_check(mlxq_staging *staging, const char *source, const 
 
 /* ---- The working folder ---------------------------------------------------------------------------------------- */
 
+static int compare_name(const void *name, const void *file) {
+  return strcmp(name, ((const mlxq_plan_file *)file)->name);
+}
+
 static bool is_kept(const mlxq_plan *plan, const mlxq_journal *journal, const char *name) {
   if (!journal) return false;
   if (strcmp(name, MLXQ_JOURNAL_NAME) == 0) return true;
-  for (size_t i = 0; i < plan->file_count; i++) {
-    if (mlxq_journal_has(journal, (uint32_t)i) && strcmp(name, plan->files[i].name) == 0) return true;
-  }
-  return false;
+  /* Their names are in order. */
+  const mlxq_plan_file *file = bsearch(name, plan->files, plan->file_count, sizeof *plan->files, compare_name);
+  return file && mlxq_journal_has(journal, (uint32_t)(file - plan->files));
 }
 
 /* Removes what is in the folder and is not kept; the folder itself stays. */
