@@ -134,6 +134,11 @@ mlxq_status mlxq_error_at_key(mlxq_error *error, mlxq_status status, const char 
   return status;
 }
 
+mlxq_status mlxq_cancel_check(const mlxq_cancel *cancel, mlxq_error *error) {
+  if (!cancel->asked || !cancel->asked(cancel->user)) return MLXQ_OK;
+  return mlxq_fail(error, MLXQ_CANCELLED, NULL, NULL, "interrupted");
+}
+
 mlxq_status mlxq_flaws_take(const mlxq_flaws *flaws, mlxq_status status, const mlxq_error *error) {
   bool is_final = status == MLXQ_OK || status == MLXQ_NO_MEMORY || status == MLXQ_CHANGED || status == MLXQ_CANCELLED;
   if (!flaws || is_final) return status;

@@ -610,6 +610,8 @@ mlxq_status mlxq_family_arrange(mlxq_model **model, const mlxq_family *family, c
   switch_rules_off(&state);
   mlxq_status status = mlxq_model_new(&state.model, state.stored, error);
   for (size_t i = 0; status == MLXQ_OK && i < tensors->count; i++) {
+    status = checkpoint ? mlxq_cancel_check(&checkpoint->cancel, error) : MLXQ_OK;
+    if (status != MLXQ_OK) break;
     status = arrange_one(&state, i, error);
     if (status != MLXQ_OK && checkpoint) {
       mlxq_error_at_file(error, status, checkpoint->files[tensors->entries[i].file].path);

@@ -421,6 +421,8 @@ mlxq_status mlxq_plan_walk(mlxq_plan **result, const mlxq_plan_request *request,
   for (size_t i = 0; status == MLXQ_OK && i < source->count; i++) {
     const char *name = source->entries[i].tensor.name;
     size_t length = 0;
+    status = mlxq_cancel_check(&request->cancel, error);
+    if (status != MLXQ_OK) break;
     if (mlxq_name_splits(name, ".weight", &length)) {
       mlxq_layer layer;
       status = describe_layer(&layer, &path, source, i, length, error);

@@ -102,6 +102,7 @@ typedef struct mlxq_plan_request {
   const mlxq_weights *source;    /* the tensors to go through; must outlive the plan */
   const mlxq_model *model;       /* of what stored tensors the source's are made; NULL: they are stored themselves */
   const mlxq_source_file *files; /* the source's, for errors; NULL in memory */
+  mlxq_cancel cancel;
   const mlxq_quant_config *config;
   mlxq_eligible_fn eligible; /* quantize; NULL: all */
   void *eligible_user;

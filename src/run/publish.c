@@ -261,7 +261,9 @@ mlxq_status mlxq_staging_create_files(const mlxq_staging *staging, mlxq_plan *pl
                                       mlxq_error *error) {
   mlxq_status status = empty_folder(staging->folder, plan, journal, error);
   for (size_t i = 0; status == MLXQ_OK && i < plan->file_count; i++) {
-    if (!mlxq_journal_has(journal, (uint32_t)i)) status = create_file(staging, plan, (uint32_t)i, journal, error);
+    if (mlxq_journal_has(journal, (uint32_t)i)) continue;
+    status = mlxq_cancel_check(&staging->cancel, error);
+    if (status == MLXQ_OK) status = create_file(staging, plan, (uint32_t)i, journal, error);
   }
   /* So that a power cut leaves names for what the journal will vouch for. */
   if (status == MLXQ_OK && journal) status = mlxq_folder_sync(staging->folder, error);
@@ -281,8 +283,10 @@ static mlxq_status remove_journal(const mlxq_staging *staging, mlxq_error *error
 static mlxq_status sync_files(const mlxq_staging *staging, const mlxq_plan *plan, mlxq_error *error) {
   for (size_t i = 0; i < plan->file_count; i++) {
     int fd = -1;
+    mlxq_status status = mlxq_cancel_check(&staging->cancel, error);
+    if (status != MLXQ_OK) return status;
     char *path = mlxq_path_join(staging->folder, plan->files[i].name);
-    mlxq_status status = path ? mlxq_file_open_write(&fd, path, error) : mlxq_fail_memory(error);
+    status = path ? mlxq_file_open_write(&fd, path, error) : mlxq_fail_memory(error);
     if (status == MLXQ_OK) status = mlxq_file_sync(fd, path, error);
     if (fd >= 0) close(fd);
     free(path);
