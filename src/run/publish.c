@@ -8,6 +8,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <fnmatch.h>
+#include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -131,6 +133,16 @@ static mlxq_status check_places(const mlxq_staging *staging, const char *source,
   return status;
 }
 
+/* PARENT/.NAME.mlxq-ENDING, or where that would be longer than names may be, a digest of the name in its place. */
+static char *working_name(const char *destination, size_t parent_length, const char *ending) {
+  const char *base = destination + parent_length;
+  size_t length = strlen(base);
+  if (1 + length + strlen(ending) <= NAME_MAX) {
+    return mlxq_asprintf("%.*s.%s%s", (int)parent_length, destination, base, ending);
+  }
+  return mlxq_asprintf("%.*s.%016" PRIx64 "%s", (int)parent_length, destination, mlxq_digest(base, length), ending);
+}
+
 mlxq_status mlxq_staging_check(mlxq_staging *staging, const char *source, const char *destination, bool is_folder,
                                bool force, bool keep_partial, mlxq_error *error) {
   *staging =
@@ -147,8 +159,8 @@ mlxq_status mlxq_staging_check(mlxq_staging *staging, const char *source, const 
   staging->parent =
       parent_length ? mlxq_asprintf("%.*s", (int)parent_length, staging->destination) : mlxq_asprintf(".");
   if (!staging->parent) return mlxq_fail_memory(error);
-  staging->folder = mlxq_asprintf("%.*s.%s.mlxq-partial", (int)parent_length, staging->destination, base);
-  staging->aside = mlxq_asprintf("%.*s.%s.mlxq-old", (int)parent_length, staging->destination, base);
+  staging->folder = working_name(staging->destination, parent_length, ".mlxq-partial");
+  staging->aside = working_name(staging->destination, parent_length, ".mlxq-old");
   if (!staging->folder || !staging->aside) return mlxq_fail_memory(error);
   mlxq_status status = check_places(staging, source, error);
   if (status != MLXQ_OK) return status;
