@@ -115,12 +115,25 @@ def check_sizes(mlxq, folder):
     yield quick(mlxq, "header of a byte less", ["verify", str(folder / "below.safetensors")], 5)
 
 
+def check_files(mlxq, folder):
+    """Files without tensors cost memory that no tensor pays for: as many as numbered names have digits for."""
+    source = folder / "files"
+    source.mkdir()
+    (source / "config.json").write_text(CONFIG)
+    write_header(folder / "none.safetensors", 2, b"{}")
+    for i in range(99_999):
+        (source / f"{i}.safetensors").symlink_to("../none.safetensors")
+    yield check(mlxq, "99,999 files", 0, ["inspect", str(source)])
+    (source / "99999.safetensors").symlink_to("../none.safetensors")
+    yield quick(mlxq, "100,000 files", ["inspect", str(source)], 1, refusal=True)
+
+
 def main():
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, most))
     mlxq = os.path.abspath(sys.argv[1])
     with tempfile.TemporaryDirectory() as folder:
-        results = [*check_shards(mlxq, Path(folder)), *check_sizes(mlxq, Path(folder))]
+        results = [*check_shards(mlxq, Path(folder)), *check_sizes(mlxq, Path(folder)), *check_files(mlxq, Path(folder))]
     if not all(results):
         sys.exit("more than promised")
 
