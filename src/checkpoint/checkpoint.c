@@ -208,7 +208,7 @@ mlxq_status mlxq_checkpoint_survey(mlxq_checkpoint **result, const char *path, c
                                    const mlxq_flaws *flaws, mlxq_error *error) {
   struct stat status_of_path;
   *result = NULL;
-  if (!*path) return mlxq_fail(error, MLXQ_USAGE, NULL, NULL, "the source needs a name");
+  if (!*path) return mlxq_fail(error, MLXQ_IO, NULL, NULL, "the source needs a name");
   if (stat(path, &status_of_path) != 0) return mlxq_fail_errno(error, errno, path, "cannot open");
   mlxq_checkpoint *checkpoint = mlxq_calloc(1, sizeof *checkpoint);
   if (!checkpoint) return mlxq_fail_memory(error);
