@@ -188,7 +188,7 @@ static uint64_t unit_buffer_bytes(const mlxq_plan *plan, const mlxq_job *job, bo
 mlxq_status mlxq_plan_add_job(mlxq_plan *plan, const mlxq_job *job, mlxq_error *error) {
   bool columns = false;
   uint64_t unit_bytes = unit_buffer_bytes(plan, job, &columns);
-  if (unit_bytes > MAX_UNIT_BYTES) {
+  if (job->units > 0 && unit_bytes > MAX_UNIT_BYTES) {
     return mlxq_fail(error, MLXQ_OUT_OF_RANGE, NULL, plan->stored->entries[job->inputs[0].tensor].tensor.name,
                      "its rows or columns are too long: a piece of work would take %llu bytes, and may take %d",
                      (unsigned long long)unit_bytes, MAX_UNIT_BYTES);

@@ -125,6 +125,7 @@ static void test_cancelled_or_changed_at_any_tile(void **state) {
   for (int poll = 2; poll < 8; poll++) { /* after the openings: a triple and a norm, each read, planned and compared */
     meddler m = {.path = path_in(*state, "dst/model.safetensors"), .calls_left = poll, .cancels = true};
     options.user = &m;
+    options.against = path_in(*state, "src"); /* the buffers of paths are reused */
     mlxq_verification *report = NULL;
     mlxq_error error;
     assert_int_equal(mlxq_verify(&report, path_in(*state, "dst"), &options, &error), MLXQ_CANCELLED);
@@ -137,6 +138,7 @@ static void test_cancelled_or_changed_at_any_tile(void **state) {
     assert_null(report);
   }
   meddler m = {.calls_left = 8};
+  options.against = path_in(*state, "src");
   mlxq_verification *report = NULL;
   options.user = &m;
   options.progress = follow;
