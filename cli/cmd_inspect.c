@@ -135,7 +135,8 @@ void print_inspection(const arguments *parsed, const mlxq_report *report) {
   const mlxq_scheme *fallback = report->config ? mlxq_quant_config_default(report->config) : NULL;
   format_bytes(size, sizeof size, report->total_bytes);
   if (fallback) format_scheme(scheme, sizeof scheme, fallback);
-  printf("%s\n", parsed->destination ? parsed->destination : parsed->source);
+  print_escaped(parsed->destination ? parsed->destination : parsed->source);
+  puts("");
   printf("  files            %zu\n", report->file_count);
   printf("  tensors          %zu\n", mlxq_weights_count(report->tensors));
   char *foreign = report->foreign ? escape(report->foreign) : NULL;

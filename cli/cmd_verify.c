@@ -22,8 +22,9 @@ static void print_defects(const char *prefix, const mlxq_defect *defects, size_t
 
 static void print_comparison(const arguments *parsed, const mlxq_comparison *comparison) {
   uint64_t equal = comparison->tensors - comparison->tensors_different;
-  printf("  against  %s: %" PRIu64 " of %" PRIu64 " tensors equal, bit for bit", parsed->against, equal,
-         comparison->tensors);
+  printf("  against  ");
+  print_escaped(parsed->against);
+  printf(": %" PRIu64 " of %" PRIu64 " tensors equal, bit for bit", equal, comparison->tensors);
   if (comparison->elems_different > 0) {
     printf("; %" PRIu64 " of %" PRIu64 " elements differ", comparison->elems_different, comparison->elems);
   }
@@ -40,11 +41,11 @@ static void print_text(const arguments *parsed, const mlxq_verification *report)
   format_bytes(size, sizeof size, report->bytes);
   print_defects("", report->defects, report->defects_kept, report->defects_found, "defects");
   print_defects("note: ", report->notes, report->notes_kept, report->notes_found, "notes");
+  print_escaped(parsed->source);
   if (report->defects_found == 0) {
-    printf("%s: whole\n", parsed->source);
+    printf(": whole\n");
   } else {
-    printf("%s: %" PRIu64 " %s\n", parsed->source, report->defects_found,
-           report->defects_found == 1 ? "defect" : "defects");
+    printf(": %" PRIu64 " %s\n", report->defects_found, report->defects_found == 1 ? "defect" : "defects");
   }
   printf("  files    %" PRIu64 "\n  tensors  %" PRIu64 "\n  layers   %" PRIu64 " quantized\n  size     %s\n",
          report->files, report->tensors, report->layers, size);

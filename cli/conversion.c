@@ -60,7 +60,11 @@ void print_conversion(const arguments *parsed, const mlxq_report *report) {
     print_inspection(parsed, report);
     puts("");
   }
-  printf("%s%s -> %s\n", dry_run ? "dry run, nothing written: " : "", parsed->source, parsed->destination);
+  printf("%s", dry_run ? "dry run, nothing written: " : "");
+  print_escaped(parsed->source);
+  printf(" -> ");
+  print_escaped(parsed->destination);
+  puts("");
   printf("  layers changed   %llu", (unsigned long long)report->layers_changed);
   if (fallback) {
     format_scheme(scheme, sizeof scheme, fallback);

@@ -1,5 +1,6 @@
 /* mlxq: the table of commands. */
 #include "cli.h"
+#include "print.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -52,7 +53,7 @@ static void print_help(FILE *stream) {
 
 static int fail_usage(int argc, char **argv, const char *key, const char *reason) {
   mlxq_error error = {.status = MLXQ_USAGE};
-  snprintf(error.key, sizeof error.key, "%s", key);
+  set_escaped(error.key, sizeof error.key, key);
   snprintf(error.message, sizeof error.message, "%s (see mlxq --help)", reason);
   return print_error(&error, wants_json(argc, argv));
 }

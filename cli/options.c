@@ -1,5 +1,6 @@
 /* The options of all commands: one table that parsing and help both read. */
 #include "cli.h"
+#include "print.h"
 
 #include <ctype.h>
 #include <getopt.h>
@@ -68,8 +69,10 @@ static int fail(mlxq_status status, const char *key, const command *wanted, bool
   va_start(values, format);
   vsnprintf(reason, sizeof reason, format, values);
   va_end(values);
-  snprintf(error.key, sizeof error.key, "%s", key);
-  snprintf(error.message, sizeof error.message, "%s (see mlxq %s --help)", reason, wanted->name);
+  char message[sizeof error.message];
+  snprintf(message, sizeof message, "%s (see mlxq %s --help)", reason, wanted->name);
+  set_escaped(error.key, sizeof error.key, key);
+  set_escaped(error.message, sizeof error.message, message);
   print_error(&error, json);
   return EXIT_USAGE;
 }

@@ -41,8 +41,10 @@ static size_t decode(const char *text, unsigned long *character) {
   return *character < SMALLEST[length] || *character > 0x10FFFF || is_surrogate ? 0 : length;
 }
 
+/* Control characters, and those that break lines or turn the direction of writing. */
 static bool is_control(unsigned long character) {
-  return character < 0x20 || (character >= 0x7F && character < 0xA0);
+  return character < 0x20 || (character >= 0x7F && character < 0xA0) || (character >= 0x2028 && character <= 0x202E) ||
+         (character >= 0x2066 && character <= 0x2069);
 }
 
 char *escape(const char *text) {
@@ -62,6 +64,18 @@ char *escape(const char *text) {
   }
   *to = '\0';
   return escaped;
+}
+
+void print_escaped(const char *text) {
+  char *escaped = escape(text);
+  fputs(escaped ? escaped : "?", stdout);
+  free(escaped);
+}
+
+void set_escaped(char *part, size_t part_bytes, const char *text) {
+  char *escaped = escape(text);
+  snprintf(part, part_bytes, "%s", escaped ? escaped : "?");
+  free(escaped);
 }
 
 const mlxq_scheme *scheme_of_tensor(const mlxq_report *report, const mlxq_tensor *tensor) {

@@ -11,9 +11,14 @@ void format_scheme(char *text, size_t text_bytes, const mlxq_scheme *scheme);
 /* "2.7 MB": powers of 1000, three digits. */
 void format_bytes(char *text, size_t text_bytes, uint64_t bytes);
 
-/* A copy of text out of a checkpoint for people: control characters and broken UTF-8 as \xNN, as in
+/* A copy of text out of a checkpoint for people: control characters, those that turn the
+ * direction of writing, and broken UTF-8 as \xNN, as in
  * errors, lest they steer the terminal. The caller frees it; NULL when memory is out. */
 char *escape(const char *text);
+
+/* Prints text so, and puts what of it fits into a part of an error. */
+void print_escaped(const char *text);
+void set_escaped(char *part, size_t part_bytes, const char *text);
 
 /* The scheme of a layer's tensor (".weight" with scales beside it), or NULL. */
 const mlxq_scheme *scheme_of_tensor(const mlxq_report *report, const mlxq_tensor *tensor);

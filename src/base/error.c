@@ -41,6 +41,12 @@ const char *mlxq_status_name(mlxq_status status) {
   return value < sizeof STATUS_NAMES / sizeof *STATUS_NAMES ? STATUS_NAMES[value] : "unknown";
 }
 
+/* Control characters, and those that break lines or turn the direction of writing. */
+static bool is_control(uint32_t character) {
+  return character < 0x20 || (character >= 0x7F && character < 0xA0) || (character >= 0x2028 && character <= 0x202E) ||
+         (character >= 0x2066 && character <= 0x2069);
+}
+
 /* Copies text into a buffer of an error: control characters and broken UTF-8 as \xNN, cut with "..." where too long. */
 static void copy_escaped(char *target, size_t target_bytes, const char *text) {
   size_t left = strlen(text), used = 0, cut = 0;
@@ -48,8 +54,8 @@ static void copy_escaped(char *target, size_t target_bytes, const char *text) {
     char piece[8];
     uint32_t character = 0;
     size_t taken = mlxq_utf8_decode(&character, text, left), length = taken;
-    if (taken == 0 || character < 0x20 || (character >= 0x7F && character < 0xA0)) {
-      taken = 1;
+    if (taken == 0 || is_control(character)) {
+      taken = 1; /* what is left of a longer one is no UTF-8 */
       length = (size_t)snprintf(piece, sizeof piece, "\\x%02X", (unsigned char)*text);
     } else {
       memcpy(piece, text, taken);
@@ -132,6 +138,11 @@ mlxq_status mlxq_error_at_layer(mlxq_error *error, mlxq_status status, const cha
 mlxq_status mlxq_error_at_key(mlxq_error *error, mlxq_status status, const char *key) {
   if (status != MLXQ_OK && error && key && !error->key[0]) copy_escaped(error->key, sizeof error->key, key);
   return status;
+}
+
+mlxq_status mlxq_cancel_check(const mlxq_cancel *cancel, mlxq_error *error) {
+  if (!cancel->asked || !cancel->asked(cancel->user)) return MLXQ_OK;
+  return mlxq_fail(error, MLXQ_CANCELLED, NULL, NULL, "interrupted");
 }
 
 mlxq_status mlxq_flaws_take(const mlxq_flaws *flaws, mlxq_status status, const mlxq_error *error) {

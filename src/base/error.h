@@ -3,6 +3,7 @@
 #define MLXQ_BASE_ERROR_H
 
 #include <mlxq/status.h>
+#include <stdbool.h>
 
 /* Fills `error` (unless NULL) anew: status, layer and key (NULL: absent) and the formatted reason. Returns `status`,
  * so that a function ends with `return mlxq_fail(...)`. */
@@ -21,6 +22,15 @@ mlxq_status mlxq_fail_memory(mlxq_error *error);
 mlxq_status mlxq_error_at_file(mlxq_error *error, mlxq_status status, const char *file);
 mlxq_status mlxq_error_at_layer(mlxq_error *error, mlxq_status status, const char *layer);
 mlxq_status mlxq_error_at_key(mlxq_error *error, mlxq_status status, const char *key);
+
+/* Asks whether the caller wants a call to end; `asked` NULL: never. */
+typedef struct mlxq_cancel {
+  bool (*asked)(void *user);
+  void *user;
+} mlxq_cancel;
+
+/* MLXQ_CANCELLED where it is asked for. */
+mlxq_status mlxq_cancel_check(const mlxq_cancel *cancel, mlxq_error *error);
 
 /* Who takes the flaws of a call that lists all it finds instead of stopping at the first. `flaw` belongs to the call.
  */

@@ -1,9 +1,15 @@
 #include "base/memory.h"
 
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__APPLE__)
+#include <sys/random.h>
+#endif
+#include <time.h>
+#include <unistd.h>
 
 bool mlxq_mul_u64(uint64_t *result, uint64_t a, uint64_t b) {
   return !__builtin_mul_overflow(a, b, result) && *result <= INT64_MAX;
@@ -99,14 +105,79 @@ char *mlxq_asprintf(const char *format, ...) {
   return text;
 }
 
+/* ---- Hashes ---------------------------------------------------------------------------------------------------- */
+
+static uint64_t hash_key[2];
+static pthread_once_t hash_key_drawn = PTHREAD_ONCE_INIT;
+
+/* Without a source of randomness, where the program lies and what time it is must do. */
+static void draw_hash_key(void) {
+  if (getentropy(hash_key, sizeof hash_key) == 0) return;
+  hash_key[0] = (uint64_t)(uintptr_t)&hash_key ^ (uint64_t)time(NULL) << 32;
+  hash_key[1] = (uint64_t)clock() * UINT64_C(0x9e3779b97f4a7c15);
+}
+
+/* SipHash's four words, and the bytes that do not make a word yet. */
+typedef struct sip_state {
+  uint64_t v[4], word;
+  size_t length;
+} sip_state;
+
+static uint64_t turned(uint64_t word, unsigned bits) {
+  return word << bits | word >> (64 - bits);
+}
+
+static void sip_round(uint64_t *v) {
+  v[0] += v[1];
+  v[2] += v[3];
+  v[1] = turned(v[1], 13) ^ v[0];
+  v[3] = turned(v[3], 16) ^ v[2];
+  v[0] = turned(v[0], 32);
+  v[2] += v[1];
+  v[0] += v[3];
+  v[1] = turned(v[1], 17) ^ v[2];
+  v[3] = turned(v[3], 21) ^ v[0];
+  v[2] = turned(v[2], 32);
+}
+
+static void sip_word(sip_state *state, uint64_t word) {
+  state->v[3] ^= word;
+  sip_round(state->v);
+  state->v[0] ^= word;
+}
+
+static void sip_bytes(sip_state *state, const char *text, size_t length) {
+  for (size_t i = 0; i < length; i++) {
+    state->word |= (uint64_t)(unsigned char)text[i] << 8 * (state->length % 8);
+    if (++state->length % 8 != 0) continue;
+    sip_word(state, state->word);
+    state->word = 0;
+  }
+}
+
+static uint64_t sip_end(sip_state *state) {
+  sip_word(state, state->word | (uint64_t)state->length << 56);
+  state->v[2] ^= 0xFF;
+  for (int i = 0; i < 3; i++) sip_round(state->v);
+  return state->v[0] ^ state->v[1] ^ state->v[2] ^ state->v[3];
+}
+
+uint64_t mlxq_hash_joined(const char *text, size_t length, const char *suffix, size_t suffix_length) {
+  pthread_once(&hash_key_drawn, draw_hash_key);
+  sip_state state = {.v = {hash_key[0] ^ UINT64_C(0x736f6d6570736575), hash_key[1] ^ UINT64_C(0x646f72616e646f6d),
+                           hash_key[0] ^ UINT64_C(0x6c7967656e657261), hash_key[1] ^ UINT64_C(0x7465646279746573)}};
+  sip_bytes(&state, text, length);
+  sip_bytes(&state, suffix, suffix_length);
+  return sip_end(&state);
+}
+
 uint64_t mlxq_hash(const char *text, size_t length) {
   return mlxq_hash_joined(text, length, "", 0);
 }
 
-uint64_t mlxq_hash_joined(const char *text, size_t length, const char *suffix, size_t suffix_length) {
-  uint64_t hash = UINT64_C(0xcbf29ce484222325);
-  for (size_t i = 0; i < length; i++) hash = (hash ^ (unsigned char)text[i]) * UINT64_C(0x100000001b3);
-  for (size_t i = 0; i < suffix_length; i++) hash = (hash ^ (unsigned char)suffix[i]) * UINT64_C(0x100000001b3);
-  hash ^= hash >> 32; /* FNV mixes little into the low bits of short names */
-  return hash * UINT64_C(0x9e3779b97f4a7c15);
+uint64_t mlxq_digest(const char *text, size_t length) {
+  uint64_t digest = UINT64_C(0xcbf29ce484222325);
+  for (size_t i = 0; i < length; i++) digest = (digest ^ (unsigned char)text[i]) * UINT64_C(0x100000001b3);
+  digest ^= digest >> 32; /* FNV mixes little into the low bits of short names */
+  return digest * UINT64_C(0x9e3779b97f4a7c15);
 }

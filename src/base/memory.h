@@ -36,10 +36,14 @@ void mlxq_arena_free(mlxq_arena *arena);
 /* printf into a fresh string that the caller frees; NULL when memory is out. */
 char *mlxq_asprintf(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* 64-bit hash of `length` bytes (FNV-1a with a final mix), for hash tables. */
+/* 64-bit hash of `length` bytes for hash tables: SipHash-1-3 with a key that each process draws anew, so that nobody
+ * can choose names that collide. Nothing that is written may depend on it. */
 uint64_t mlxq_hash(const char *text, size_t length);
 
 /* The hash of one text followed by another. */
 uint64_t mlxq_hash_joined(const char *text, size_t length, const char *suffix, size_t suffix_length);
+
+/* 64 bits of `length` bytes (FNV-1a with a final mix), in every process the same. */
+uint64_t mlxq_digest(const char *text, size_t length);
 
 #endif

@@ -46,6 +46,12 @@ static mlxq_status list_files(mlxq_checkpoint *checkpoint, const char *pattern, 
       break;
     }
     if (fnmatch(pattern, entry->d_name, FNM_PERIOD) != 0) continue;
+    if (checkpoint->file_count == MLXQ_MAX_FILES) {
+      mlxq_fail(error, MLXQ_OUT_OF_RANGE, NULL, NULL, "the folder holds more than %u .safetensors files",
+                MLXQ_MAX_FILES);
+      status = mlxq_error_at_file(error, MLXQ_OUT_OF_RANGE, checkpoint->path);
+      break;
+    }
     status = add_file(checkpoint, &capacity, mlxq_path_join(checkpoint->path, entry->d_name), error);
     if (status != MLXQ_OK) break;
   }
@@ -60,7 +66,8 @@ static mlxq_status read_headers(mlxq_checkpoint *checkpoint, mlxq_error *error) 
   for (size_t i = 0; i < checkpoint->file_count; i++) {
     mlxq_source_file *file = &checkpoint->files[i];
     int fd;
-    mlxq_status status = mlxq_file_open(&fd, &file->identity, file->path, error);
+    mlxq_status status = mlxq_cancel_check(&checkpoint->cancel, error);
+    if (status == MLXQ_OK) status = mlxq_file_open(&fd, &file->identity, file->path, error);
     if (status != MLXQ_OK) return status;
     status = mlxq_safetensors_read(checkpoint->tensors, (uint32_t)i, fd, file->identity.bytes, file->path, error);
     close(fd);
@@ -130,6 +137,37 @@ cleanup:
   return status;
 }
 
+mlxq_status mlxq_checkpoint_note(mlxq_checkpoint *checkpoint, char *path, mlxq_error *error) {
+  void *others = checkpoint->others;
+  mlxq_file_identity identity;
+  int fd = -1;
+  mlxq_status status = path ? mlxq_file_open(&fd, &identity, path, error) : mlxq_fail_memory(error);
+  mlxq_file_close(fd);
+  if (status == MLXQ_OK &&
+      !mlxq_grow(&others, checkpoint->other_count, &checkpoint->other_capacity, sizeof *checkpoint->others)) {
+    status = mlxq_fail_memory(error);
+  }
+  if (status != MLXQ_OK) {
+    free(path);
+    return status;
+  }
+  checkpoint->others = others;
+  checkpoint->others[checkpoint->other_count++] =
+      (mlxq_source_file){.path = path, .name = mlxq_path_base(path), .identity = identity};
+  return MLXQ_OK;
+}
+
+/* Takes note of what is about to be read. What cannot be opened is left to those who read it. */
+static mlxq_status note_read_files(mlxq_checkpoint *checkpoint, mlxq_error *error) {
+  static const char *const NAMES[] = {"config.json",       "generation_config.json", MLXQ_INDEX_NAME,
+                                      "quant_config.json", "quantize_config.json",   "hf_quant_config.json"};
+  for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++) {
+    mlxq_status status = mlxq_checkpoint_note(checkpoint, mlxq_path_join(checkpoint->path, NAMES[i]), error);
+    if (status == MLXQ_NO_MEMORY) return status;
+  }
+  return MLXQ_OK;
+}
+
 /* What a folder holds, as far as it can be read. */
 static mlxq_status survey_folder(mlxq_checkpoint *checkpoint, const mlxq_flaws *flaws, mlxq_error *error) {
   mlxq_status read = read_config(checkpoint, error);
@@ -152,6 +190,8 @@ static mlxq_status open_folder(mlxq_checkpoint *checkpoint, const mlxq_flaws *fl
     mlxq_fail(error, MLXQ_IO, NULL, NULL, "the folder holds no .safetensors file");
     return mlxq_error_at_file(error, MLXQ_IO, checkpoint->path);
   }
+  status = note_read_files(checkpoint, error);
+  if (status != MLXQ_OK) return status;
   if (flaws) return survey_folder(checkpoint, flaws, error);
   status = read_config(checkpoint, error);
   if (status == MLXQ_OK) status = merge_generation_config(checkpoint, error);
@@ -161,17 +201,19 @@ static mlxq_status open_folder(mlxq_checkpoint *checkpoint, const mlxq_flaws *fl
 }
 
 mlxq_status mlxq_checkpoint_open(mlxq_checkpoint **result, const char *path, mlxq_error *error) {
-  return mlxq_checkpoint_survey(result, path, NULL, error);
+  return mlxq_checkpoint_survey(result, path, NULL, NULL, error);
 }
 
-mlxq_status mlxq_checkpoint_survey(mlxq_checkpoint **result, const char *path, const mlxq_flaws *flaws,
-                                   mlxq_error *error) {
+mlxq_status mlxq_checkpoint_survey(mlxq_checkpoint **result, const char *path, const mlxq_cancel *cancel,
+                                   const mlxq_flaws *flaws, mlxq_error *error) {
   struct stat status_of_path;
   *result = NULL;
+  if (!*path) return mlxq_fail(error, MLXQ_IO, NULL, NULL, "the source needs a name");
   if (stat(path, &status_of_path) != 0) return mlxq_fail_errno(error, errno, path, "cannot open");
   mlxq_checkpoint *checkpoint = mlxq_calloc(1, sizeof *checkpoint);
   if (!checkpoint) return mlxq_fail_memory(error);
   checkpoint->is_folder = S_ISDIR(status_of_path.st_mode);
+  if (cancel) checkpoint->cancel = *cancel;
   checkpoint->path = mlxq_asprintf("%s", path);
   mlxq_status status = checkpoint->path ? mlxq_weights_new(&checkpoint->tensors, error) : mlxq_fail_memory(error);
   if (status == MLXQ_OK && checkpoint->is_folder) {
@@ -194,7 +236,9 @@ mlxq_status mlxq_checkpoint_survey(mlxq_checkpoint **result, const char *path, c
 void mlxq_checkpoint_free(mlxq_checkpoint *checkpoint) {
   if (!checkpoint) return;
   for (size_t i = 0; i < checkpoint->file_count; i++) free(checkpoint->files[i].path);
+  for (size_t i = 0; i < checkpoint->other_count; i++) free(checkpoint->others[i].path);
   free(checkpoint->files);
+  free(checkpoint->others);
   mlxq_weights_free(checkpoint->tensors);
   json_object_put(checkpoint->config);
   free(checkpoint->config_path);
@@ -202,18 +246,23 @@ void mlxq_checkpoint_free(mlxq_checkpoint *checkpoint) {
   free(checkpoint);
 }
 
-mlxq_status mlxq_checkpoint_check(const mlxq_checkpoint *checkpoint, mlxq_error *error) {
-  for (size_t i = 0; i < checkpoint->file_count; i++) {
-    const mlxq_source_file *file = &checkpoint->files[i];
+static mlxq_status check_files(const mlxq_source_file *files, size_t count, mlxq_error *error) {
+  for (size_t i = 0; i < count; i++) {
     mlxq_file_identity now;
     int fd;
-    mlxq_status status = mlxq_file_open(&fd, &now, file->path, error);
+    if (files[i].unknown) continue;
+    mlxq_status status = mlxq_file_open(&fd, &now, files[i].path, error);
     if (status != MLXQ_OK) return status;
-    status = mlxq_file_check(fd, &file->identity, file->path, error);
+    status = mlxq_file_check(fd, &files[i].identity, files[i].path, error);
     close(fd);
     if (status != MLXQ_OK) return status;
   }
   return MLXQ_OK;
+}
+
+mlxq_status mlxq_checkpoint_check(const mlxq_checkpoint *checkpoint, mlxq_error *error) {
+  mlxq_status status = check_files(checkpoint->files, checkpoint->file_count, error);
+  return status == MLXQ_OK ? check_files(checkpoint->others, checkpoint->other_count, error) : status;
 }
 
 /* The quant_method of the block `key` of an object; "unknown" for a block that names none; NULL without a block. */

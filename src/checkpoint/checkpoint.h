@@ -9,6 +9,9 @@
 #include <json-c/json_object.h>
 #include <mlxq/scheme.h>
 
+/* Most .safetensors files in a folder that is read or written: numbered names have five digits. */
+#define MLXQ_MAX_FILES 99999u
+
 typedef struct mlxq_source_file {
   char *path;
   const char *name; /* the part of `path` inside the folder */
@@ -24,20 +27,30 @@ typedef struct mlxq_checkpoint {
   mlxq_weights *tensors;
   struct json_object *config; /* config.json; NULL for a single file */
   char *config_path;          /* NULL likewise */
+  mlxq_source_file *others;   /* config.json, the index and what else is read beside the tensors, as found */
+  size_t other_count, other_capacity;
+  size_t first_side_file; /* of these, those that a converted folder keeps, see mlxq_side_files_find */
+  mlxq_cancel cancel;     /* looked at while opening, and for planners */
 } mlxq_checkpoint;
 
 /* Opens a folder or a single file; see CLI.md, `SRC`. The caller releases `*result`. */
 mlxq_status mlxq_checkpoint_open(mlxq_checkpoint **result, const char *path, mlxq_error *error);
 
-/* The same for those who list flaws: whatever is wrong within the source is told to `flaws`, and the checkpoint holds
- * what could be read: not the tensors of files with a broken header, no config where that is broken, of a tensor that
- * is in two files the first. Errors are left for what cannot be opened at all. generation_config.json is not read. */
-mlxq_status mlxq_checkpoint_survey(mlxq_checkpoint **result, const char *path, const mlxq_flaws *flaws,
-                                   mlxq_error *error);
+/* The same for those who may cancel it, or list flaws (NULL for either). Of the latter: whatever is wrong within the
+ * source is told to `flaws`, and the checkpoint holds what could be read: not the tensors of files with a broken
+ * header, no config where that is broken, of a tensor that is in two files the first. Errors are left for what cannot
+ * be opened at all. generation_config.json is not read. */
+mlxq_status mlxq_checkpoint_survey(mlxq_checkpoint **result, const char *path, const mlxq_cancel *cancel,
+                                   const mlxq_flaws *flaws, mlxq_error *error);
 
 void mlxq_checkpoint_free(mlxq_checkpoint *checkpoint);
 
-/* MLXQ_CHANGED, naming the file, unless every .safetensors file is still what it was when opened. */
+/* Takes note of what a file beside the tensors is now, before it is read: mlxq_checkpoint_check will look whether it
+ * still is. Takes `path` over; NULL is MLXQ_NO_MEMORY. */
+mlxq_status mlxq_checkpoint_note(mlxq_checkpoint *checkpoint, char *path, mlxq_error *error);
+
+/* MLXQ_CHANGED, naming the file, unless every file is still what it was when opened, but for those whose header a
+ * survey could not read. */
 mlxq_status mlxq_checkpoint_check(const mlxq_checkpoint *checkpoint, mlxq_error *error);
 
 /* The quant_method of a quantization that is not MLX's, or NULL; valid while the checkpoint is. `*guessed` says whether

@@ -12,6 +12,9 @@
 #include <string.h>
 #include <unistd.h>
 
+/* It is read once, in pieces: a limit to the time that a file without end may take. Ten million tensors fit. */
+#define MAX_INDEX_BYTES (1u << 30)
+
 /* More of these than the limit are told of tensor by tensor. */
 typedef struct absent_file {
   char *name;
@@ -28,7 +31,6 @@ typedef struct checker {
   bool has_map;
   const mlxq_flaws *flaws; /* a survey: told of what is wrong; NULL: the first is an error */
   const char *path;
-  bool some_unknown;          /* there are files whose headers could not be read */
   struct absent_file *absent; /* a survey: files that the index names and the folder lacks */
   size_t absent_count, absent_capacity;
   char name[MLXQ_SAFETENSORS_MAX_NAME_BYTES + 1];
@@ -57,19 +59,20 @@ static bool wrong(checker *c, mlxq_status status, const char *format, ...) {
   return true;
 }
 
-static bool is_file(const mlxq_checkpoint *checkpoint, const char *name) {
-  for (size_t i = 0; i < checkpoint->file_count; i++) {
-    if (strcmp(checkpoint->files[i].name, name) == 0) return true;
+/* The folder's file of that name, or NULL. The files are sorted by name. */
+static const mlxq_source_file *find_file(const mlxq_checkpoint *checkpoint, const char *name) {
+  size_t low = 0, high = checkpoint->file_count;
+  while (low < high) {
+    size_t middle = low + (high - low) / 2;
+    int order = strcmp(checkpoint->files[middle].name, name);
+    if (order == 0) return &checkpoint->files[middle];
+    if (order < 0) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
   }
-  return false;
-}
-
-/* Whether the entry's file is one whose header could not be read. */
-static bool is_unknown(const checker *c) {
-  for (size_t i = 0; i < c->checkpoint->file_count; i++) {
-    if (strcmp(c->checkpoint->files[i].name, c->file) == 0) return c->checkpoint->files[i].unknown;
-  }
-  return false;
+  return NULL;
 }
 
 /* Counts a tensor of a file that the folder lacks. */
@@ -122,9 +125,9 @@ static bool check_entry(checker *c, size_t name_length) {
   if (strchr(c->file, '/') || strstr(c->file, "..")) {
     return wrong(c, MLXQ_CORRUPT, "weight_map: the file name '%s' leads out of the folder", c->file);
   }
-  if (c->some_unknown && is_unknown(c)) return true;
+  const mlxq_source_file *here = find_file(checkpoint, c->file);
+  if (here && here->unknown) return true;
   if (index == SIZE_MAX) {
-    bool here = is_file(checkpoint, c->file);
     if (!here && c->flaws && c->absent_count < MAX_ABSENT_FILES) return count_absent(c);
     return wrong(c, MLXQ_CORRUPT, "the index has it in %s, which %s", c->file,
                  here ? "does not hold it" : "is not in the folder");
@@ -194,6 +197,10 @@ mlxq_status mlxq_index_survey(const mlxq_checkpoint *checkpoint, const mlxq_flaw
   if (!path) return mlxq_fail_memory(error);
   if (access(path, F_OK) != 0) goto cleanup;
   status = mlxq_file_open(&fd, &identity, path, error);
+  if (status == MLXQ_OK && identity.bytes > MAX_INDEX_BYTES) {
+    status = mlxq_fail(error, MLXQ_OUT_OF_RANGE, NULL, NULL, "the file has %llu bytes; at most %u are accepted",
+                       (unsigned long long)identity.bytes, MAX_INDEX_BYTES);
+  }
   if (status != MLXQ_OK) goto cleanup;
   c = mlxq_calloc(1, sizeof *c);
   if (c) c->seen = mlxq_calloc(c->seen_bytes = checkpoint->tensors->count / 8 + 1, 1);
@@ -204,7 +211,6 @@ mlxq_status mlxq_index_survey(const mlxq_checkpoint *checkpoint, const mlxq_flaw
   c->checkpoint = checkpoint;
   c->flaws = flaws;
   c->path = path;
-  for (size_t i = 0; i < checkpoint->file_count; i++) c->some_unknown |= checkpoint->files[i].unknown;
   mlxq_json_start(&c->json, fd, 0, identity.bytes, path, error);
   c->json.is_document = true;
   check_document(c);

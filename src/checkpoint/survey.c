@@ -47,7 +47,8 @@ static mlxq_status survey_header(mlxq_checkpoint *checkpoint, uint32_t index, co
   mlxq_source_file *file = &checkpoint->files[index];
   mlxq_weights *found = NULL;
   int fd = -1;
-  mlxq_status status = mlxq_file_open(&fd, &file->identity, file->path, error);
+  mlxq_status status = mlxq_cancel_check(&checkpoint->cancel, error);
+  if (status == MLXQ_OK) status = mlxq_file_open(&fd, &file->identity, file->path, error);
   if (status != MLXQ_OK) return checkpoint->is_folder ? mlxq_flaws_take(flaws, status, error) : status;
   status = mlxq_weights_new(&found, error);
   if (status != MLXQ_OK) goto cleanup;

@@ -3,6 +3,7 @@
 #include "base/json.h"
 #include "plan/family_rules.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,8 +27,11 @@ bool mlxq_rule_matches(const char *pattern, const char *name, size_t *length, lo
   return true;
 }
 
-/* Most experts or heads that one tensor may hold. */
-#define MAX_MATRICES (1u << 20)
+/* Most experts and heads that a model's tensors may be taken apart into. Each costs some 400 bytes, which no file has
+ * to pay for: 512 experts in 60 layers, each in two halves, are 61,440. */
+#define MAX_MATRICES (1u << 17)
+
+enum { MAX_RULES = 64 };
 
 typedef struct arrange_state {
   const mlxq_family_traits *traits;
@@ -38,6 +42,8 @@ typedef struct arrange_state {
   const mlxq_weights *stored;
   mlxq_model *model;
   bool add_one;
+  bool rule_off[MAX_RULES]; /* by its `unless` */
+  uint64_t matrices;        /* that tensors were taken apart into so far */
 } arrange_state;
 
 /* The text with `length` bytes of `name`, then `end`, whose `#` becomes `number`. The caller frees it. */
@@ -248,10 +254,12 @@ static mlxq_status add_pieces(arrange_state *state, const mlxq_tensor *tensor, m
     piece.rows = 0;
     return mlxq_model_add_piece(state->model, &piece, error);
   }
-  if (matrices > MAX_MATRICES) {
-    return mlxq_fail(error, MLXQ_UNSUPPORTED, NULL, tensor->name, "has %llu matrices; up to %u can be taken apart",
-                     (unsigned long long)matrices, MAX_MATRICES);
+  if (matrices > MAX_MATRICES - state->matrices) {
+    return mlxq_fail(error, MLXQ_OUT_OF_RANGE, NULL, tensor->name,
+                     "has %llu matrices; up to %u of a model can be taken apart", (unsigned long long)matrices,
+                     MAX_MATRICES);
   }
+  state->matrices += matrices;
   for (uint64_t i = 0; status == MLXQ_OK && i < matrices; i++) {
     status = mlxq_model_add_piece(state->model, &piece, error);
     piece.first += step;
@@ -499,6 +507,14 @@ static bool any_matches(const mlxq_weights *tensors, const char *pattern) {
   return false;
 }
 
+static void switch_rules_off(arrange_state *state) {
+  const mlxq_rule *rules = state->traits->rules;
+  for (size_t i = 0; rules && rules[i].from; i++) {
+    assert(i < MAX_RULES);
+    state->rule_off[i] = rules[i].unless && any_matches(state->tensors, rules[i].unless);
+  }
+}
+
 /* Whether norms are still stored less one: mlx-lm tells by whether something else is still as it was. */
 static bool needs_add_one(const arrange_state *state) {
   size_t length;
@@ -516,8 +532,7 @@ static bool needs_add_one(const arrange_state *state) {
 
 static const mlxq_rule *find_rule(const arrange_state *state, const char *name, size_t *length, long *number) {
   for (const mlxq_rule *rule = state->traits->rules; rule && rule->from; rule++) {
-    if (mlxq_rule_matches(rule->from, name, length, number) &&
-        !(rule->unless && any_matches(state->tensors, rule->unless))) {
+    if (!state->rule_off[rule - state->traits->rules] && mlxq_rule_matches(rule->from, name, length, number)) {
       return rule;
     }
   }
@@ -592,8 +607,11 @@ mlxq_status mlxq_family_arrange(mlxq_model **model, const mlxq_family *family, c
   *model = NULL;
   if (!family->traits) return MLXQ_OK;
   state.add_one = needs_add_one(&state);
+  switch_rules_off(&state);
   mlxq_status status = mlxq_model_new(&state.model, state.stored, error);
   for (size_t i = 0; status == MLXQ_OK && i < tensors->count; i++) {
+    status = checkpoint ? mlxq_cancel_check(&checkpoint->cancel, error) : MLXQ_OK;
+    if (status != MLXQ_OK) break;
     status = arrange_one(&state, i, error);
     if (status != MLXQ_OK && checkpoint) {
       mlxq_error_at_file(error, status, checkpoint->files[tensors->entries[i].file].path);

@@ -326,6 +326,8 @@ static mlxq_status plan_tensors(mlxq_plan *plan, const mlxq_plan_request *reques
     size_t count = 0;
     const mlxq_piece *pieces = mlxq_model_pieces(model, i, &count);
     const mlxq_foreign_layer *layer = count > 0 ? layer_of(layers, pieces[0].stored) : NULL;
+    status = mlxq_cancel_check(&request->cancel, error);
+    if (status != MLXQ_OK) break;
     if (layer) {
       status = add_jobs(plan, model, i, layers, layer, error);
       if (status == MLXQ_OK) status = note_scheme(config, entry->tensor.name, &layer->scheme, error);

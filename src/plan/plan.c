@@ -17,6 +17,12 @@ enum { COLUMN_TILE_BYTES = 24 << 20 };
 /* The longest row that a tile may have to hold whole. */
 enum { MAX_ROW_BYTES = 8 << 20 };
 
+/* The most that one unit may take, which no tile can do without. */
+enum { MAX_UNIT_BYTES = 28 << 20 };
+
+/* Block scales of an FP8 matrix, of which every tile gets all: those of 2^34 elements. */
+enum { MAX_BLOCK_SCALES = 1 << 20 };
+
 mlxq_status mlxq_plan_new(mlxq_plan **result, const mlxq_plan_request *request, mlxq_error *error) {
   mlxq_plan *plan = mlxq_calloc(1, sizeof *plan);
   *result = NULL;
@@ -180,11 +186,16 @@ static uint64_t unit_buffer_bytes(const mlxq_plan *plan, const mlxq_job *job, bo
 }
 
 mlxq_status mlxq_plan_add_job(mlxq_plan *plan, const mlxq_job *job, mlxq_error *error) {
+  bool columns = false;
+  uint64_t unit_bytes = unit_buffer_bytes(plan, job, &columns);
+  if (job->units > 0 && unit_bytes > MAX_UNIT_BYTES) {
+    return mlxq_fail(error, MLXQ_OUT_OF_RANGE, NULL, plan->stored->entries[job->inputs[0].tensor].tensor.name,
+                     "its rows or columns are too long: a piece of work would take %llu bytes, and may take %d",
+                     (unsigned long long)unit_bytes, MAX_UNIT_BYTES);
+  }
   void *jobs = plan->jobs;
   if (!mlxq_grow(&jobs, plan->job_count, &plan->job_capacity, sizeof *plan->jobs)) return mlxq_fail_memory(error);
   plan->jobs = jobs;
-  bool columns = false;
-  uint64_t unit_bytes = unit_buffer_bytes(plan, job, &columns);
   uint64_t tile_bytes = columns ? COLUMN_TILE_BYTES : TILE_BYTES;
   mlxq_job *added = &plan->jobs[plan->job_count++];
   *added = *job;
@@ -241,6 +252,10 @@ static mlxq_status add_preparation(mlxq_plan *plan, mlxq_job *job, const piece_v
   if (view->fp8) {
     const mlxq_tensor *scales = &plan->stored->entries[piece->block_scales].tensor;
     uint32_t shared = 0;
+    if (mlxq_tensor_elems(scales) > MAX_BLOCK_SCALES) {
+      return mlxq_fail(error, MLXQ_OUT_OF_RANGE, NULL, scales->name, "has %llu block scales; at most %d are accepted",
+                       (unsigned long long)mlxq_tensor_elems(scales), MAX_BLOCK_SCALES);
+    }
     mlxq_status status = mlxq_plan_slice(plan, &shared, &(mlxq_slice){.rows = 1}, error);
     if (status != MLXQ_OK) return status;
     preparation.first_row = piece->first / view->stored->shape[1];
@@ -406,6 +421,8 @@ mlxq_status mlxq_plan_walk(mlxq_plan **result, const mlxq_plan_request *request,
   for (size_t i = 0; status == MLXQ_OK && i < source->count; i++) {
     const char *name = source->entries[i].tensor.name;
     size_t length = 0;
+    status = mlxq_cancel_check(&request->cancel, error);
+    if (status != MLXQ_OK) break;
     if (mlxq_name_splits(name, ".weight", &length)) {
       mlxq_layer layer;
       status = describe_layer(&layer, &path, source, i, length, error);
@@ -453,6 +470,12 @@ static char *shard_name(size_t index, size_t count) {
 mlxq_status mlxq_plan_layout(mlxq_plan *plan, uint64_t max_bytes, const char *single_name, mlxq_error *error) {
   size_t count = plan->outputs->count, next = 0;
   cut_into_files(plan, single_name ? INT64_MAX : max_bytes);
+  if (plan->file_count > MLXQ_MAX_FILES) {
+    size_t files = plan->file_count;
+    plan->file_count = 0;
+    return mlxq_fail(error, MLXQ_OUT_OF_RANGE, NULL, "max_shard_size",
+                     "the result would be in %zu files; at most %u are made", files, MLXQ_MAX_FILES);
+  }
   plan->file_order = mlxq_alloc(count, sizeof *plan->file_order);
   plan->files = mlxq_calloc(plan->file_count, sizeof *plan->files);
   if (!plan->file_order || !plan->files) {

@@ -102,6 +102,7 @@ typedef struct mlxq_plan_request {
   const mlxq_weights *source;    /* the tensors to go through; must outlive the plan */
   const mlxq_model *model;       /* of what stored tensors the source's are made; NULL: they are stored themselves */
   const mlxq_source_file *files; /* the source's, for errors; NULL in memory */
+  mlxq_cancel cancel;
   const mlxq_quant_config *config;
   mlxq_eligible_fn eligible; /* quantize; NULL: all */
   void *eligible_user;
@@ -153,7 +154,7 @@ mlxq_status mlxq_plan_copy(mlxq_plan *plan, const mlxq_plan_request *request, si
 mlxq_status mlxq_plan_output(mlxq_plan *plan, const char *layer, size_t layer_length, const char *suffix,
                              mlxq_dtype dtype, uint32_t rank, const uint64_t *shape, size_t *index, mlxq_error *error);
 
-/* Adds a job and cuts it into tiles. MLXQ_UNSUPPORTED where one unit is too large for a tile. */
+/* Adds a job and cuts it into tiles. MLXQ_OUT_OF_RANGE where one unit is too large for a tile. */
 mlxq_status mlxq_plan_add_job(mlxq_plan *plan, const mlxq_job *job, mlxq_error *error);
 
 /* The dtype a tensor has after the request's cast. */

@@ -100,7 +100,8 @@ static mlxq_status check_options(conversion *work, uint32_t version, mlxq_error 
 }
 
 static mlxq_status open_source(conversion *work, const char *source, mlxq_error *error) {
-  mlxq_status status = mlxq_checkpoint_open(&work->checkpoint, source, error);
+  const mlxq_cancel cancel = {work->options->cancelled, work->options->user};
+  mlxq_status status = mlxq_checkpoint_survey(&work->checkpoint, source, &cancel, NULL, error);
   if (status != MLXQ_OK) return status;
   work->source_bytes = mlxq_total_bytes(work->checkpoint->tensors);
   status = mlxq_checkpoint_foreign(&work->foreign, &work->foreign_guessed, work->checkpoint, error);
@@ -138,6 +139,7 @@ static mlxq_plan_request plan_request(conversion *work) {
                                .profile = work->options->profile,
                                .allow_nonfinite = work->options->allow_nonfinite,
                                .files = work->checkpoint->files,
+                               .cancel = work->checkpoint->cancel,
                                .scale_only_dtype = MLXQ_BF16,
                                .for_mlx = true,
                                .warn = forward_warning,
@@ -394,12 +396,11 @@ static mlxq_status run(conversion *work, mlxq_error *error) {
   if (status == MLXQ_OK) status = open_journal(work, error);
   if (status == MLXQ_OK) status = mlxq_staging_create_files(&work->staging, work->plan, &work->journal, error);
   if (status == MLXQ_OK) status = mlxq_run(&request, error);
-  if (status == MLXQ_OK) status = mlxq_checkpoint_check(work->checkpoint, error);
   if (status == MLXQ_OK && work->checkpoint->is_folder) {
     status = mlxq_side_files_write(work->staging.folder, work->checkpoint, &work->config_text, work->plan, work->result,
                                    error);
   }
-  return status;
+  return status == MLXQ_OK ? mlxq_checkpoint_check(work->checkpoint, error) : status;
 }
 
 /* Makes the report out of the finished plan, whose outputs and configuration it takes over. */
@@ -431,6 +432,8 @@ static mlxq_status lay_out(conversion *work, const char *source, const char *des
   bool is_folder = work->checkpoint->is_folder;
   mlxq_status status =
       mlxq_staging_check(&work->staging, source, destination, is_folder, options->force, options->keep_partial, error);
+  work->staging.cancel = work->checkpoint->cancel;
+  if (status == MLXQ_OK && is_folder) status = mlxq_side_files_find(work->checkpoint, error);
   if (status != MLXQ_OK) return status;
   const char *single_name = is_folder ? NULL : mlxq_path_base(work->staging.destination);
   status = mlxq_plan_layout(work->plan, shard_bytes, single_name, error);
@@ -444,9 +447,7 @@ static mlxq_status finish(mlxq_report **report, conversion *work, mlxq_action ac
   const mlxq_convert_options *options = work->options;
   mlxq_status status = lay_out(work, source, destination, error);
   if (status == MLXQ_OK && !options->dry_run) status = run(work, error);
-  if (status == MLXQ_OK && options->cancelled && options->cancelled(options->user)) {
-    status = mlxq_fail(error, MLXQ_CANCELLED, NULL, NULL, "interrupted");
-  }
+  if (status == MLXQ_OK) status = mlxq_cancel_check(&work->checkpoint->cancel, error);
   if (status == MLXQ_OK && report) status = make_report(report, work, action, error);
   if (status == MLXQ_OK && !options->dry_run) status = mlxq_staging_publish(&work->staging, work->plan, error);
   if (status != MLXQ_OK && report) {

@@ -28,7 +28,7 @@ static void mix_all(uint64_t *key, const uint64_t *values, size_t count) {
 }
 
 static void mix_text(uint64_t *key, const char *text) {
-  MIX(key, strlen(text), mlxq_hash(text, strlen(text)));
+  MIX(key, strlen(text), mlxq_digest(text, strlen(text)));
 }
 
 static void mix_tensors(uint64_t *key, const mlxq_weights *tensors) {

@@ -8,6 +8,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <fnmatch.h>
+#include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -131,6 +133,16 @@ static mlxq_status check_places(const mlxq_staging *staging, const char *source,
   return status;
 }
 
+/* PARENT/.NAME.mlxq-ENDING, or where that would be longer than names may be, a digest of the name in its place. */
+static char *working_name(const char *destination, size_t parent_length, const char *ending) {
+  const char *base = destination + parent_length;
+  size_t length = strlen(base);
+  if (1 + length + strlen(ending) <= NAME_MAX) {
+    return mlxq_asprintf("%.*s.%s%s", (int)parent_length, destination, base, ending);
+  }
+  return mlxq_asprintf("%.*s.%016" PRIx64 "%s", (int)parent_length, destination, mlxq_digest(base, length), ending);
+}
+
 mlxq_status mlxq_staging_check(mlxq_staging *staging, const char *source, const char *destination, bool is_folder,
                                bool force, bool keep_partial, mlxq_error *error) {
   *staging =
@@ -147,8 +159,8 @@ mlxq_status mlxq_staging_check(mlxq_staging *staging, const char *source, const 
   staging->parent =
       parent_length ? mlxq_asprintf("%.*s", (int)parent_length, staging->destination) : mlxq_asprintf(".");
   if (!staging->parent) return mlxq_fail_memory(error);
-  staging->folder = mlxq_asprintf("%.*s.%s.mlxq-partial", (int)parent_length, staging->destination, base);
-  staging->aside = mlxq_asprintf("%.*s.%s.mlxq-old", (int)parent_length, staging->destination, base);
+  staging->folder = working_name(staging->destination, parent_length, ".mlxq-partial");
+  staging->aside = working_name(staging->destination, parent_length, ".mlxq-old");
   if (!staging->folder || !staging->aside) return mlxq_fail_memory(error);
   mlxq_status status = check_places(staging, source, error);
   if (status != MLXQ_OK) return status;
@@ -161,13 +173,16 @@ mlxq_status mlxq_staging_check(mlxq_staging *staging, const char *source, const 
 
 /* ---- The working folder ---------------------------------------------------------------------------------------- */
 
+static int compare_name(const void *name, const void *file) {
+  return strcmp(name, ((const mlxq_plan_file *)file)->name);
+}
+
 static bool is_kept(const mlxq_plan *plan, const mlxq_journal *journal, const char *name) {
   if (!journal) return false;
   if (strcmp(name, MLXQ_JOURNAL_NAME) == 0) return true;
-  for (size_t i = 0; i < plan->file_count; i++) {
-    if (mlxq_journal_has(journal, (uint32_t)i) && strcmp(name, plan->files[i].name) == 0) return true;
-  }
-  return false;
+  /* Their names are in order. */
+  const mlxq_plan_file *file = bsearch(name, plan->files, plan->file_count, sizeof *plan->files, compare_name);
+  return file && mlxq_journal_has(journal, (uint32_t)(file - plan->files));
 }
 
 /* Removes what is in the folder and is not kept; the folder itself stays. */
@@ -258,7 +273,9 @@ mlxq_status mlxq_staging_create_files(const mlxq_staging *staging, mlxq_plan *pl
                                       mlxq_error *error) {
   mlxq_status status = empty_folder(staging->folder, plan, journal, error);
   for (size_t i = 0; status == MLXQ_OK && i < plan->file_count; i++) {
-    if (!mlxq_journal_has(journal, (uint32_t)i)) status = create_file(staging, plan, (uint32_t)i, journal, error);
+    if (mlxq_journal_has(journal, (uint32_t)i)) continue;
+    status = mlxq_cancel_check(&staging->cancel, error);
+    if (status == MLXQ_OK) status = create_file(staging, plan, (uint32_t)i, journal, error);
   }
   /* So that a power cut leaves names for what the journal will vouch for. */
   if (status == MLXQ_OK && journal) status = mlxq_folder_sync(staging->folder, error);
@@ -278,8 +295,10 @@ static mlxq_status remove_journal(const mlxq_staging *staging, mlxq_error *error
 static mlxq_status sync_files(const mlxq_staging *staging, const mlxq_plan *plan, mlxq_error *error) {
   for (size_t i = 0; i < plan->file_count; i++) {
     int fd = -1;
+    mlxq_status status = mlxq_cancel_check(&staging->cancel, error);
+    if (status != MLXQ_OK) return status;
     char *path = mlxq_path_join(staging->folder, plan->files[i].name);
-    mlxq_status status = path ? mlxq_file_open_write(&fd, path, error) : mlxq_fail_memory(error);
+    status = path ? mlxq_file_open_write(&fd, path, error) : mlxq_fail_memory(error);
     if (status == MLXQ_OK) status = mlxq_file_sync(fd, path, error);
     if (fd >= 0) close(fd);
     free(path);

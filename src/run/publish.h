@@ -13,6 +13,7 @@ typedef struct mlxq_staging {
   int lock;     /* descriptor of `folder`, locked; -1 before */
   int old_lock; /* of the folder that is replaced, locked until it is removed; -1: none */
   bool is_folder, force, keep_partial, published, replaced;
+  mlxq_cancel cancel; /* looked at before each file is made, and before each is synced; set it after the check */
 } mlxq_staging;
 
 /* Checks that the destination may be made: that its parent exists, that it is absent (or with `force` is a checkpoint

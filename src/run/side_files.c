@@ -31,32 +31,45 @@ static mlxq_status write_index(const char *folder, const mlxq_plan *plan, const 
   return status;
 }
 
-/* Copies one file; a folder of that name is passed over. */
-static mlxq_status copy_one(const char *folder, const char *source, const char *name, mlxq_error *error) {
+/* Takes note of one file; a folder of that name is passed over. */
+static mlxq_status find_one(mlxq_checkpoint *source, const char *name, mlxq_error *error) {
   struct stat kind;
-  char *from = mlxq_path_join(source, name), *to = mlxq_path_join(folder, name);
-  mlxq_status status = from && to ? MLXQ_OK : mlxq_fail_memory(error);
-  bool is_folder = status == MLXQ_OK && stat(from, &kind) == 0 && S_ISDIR(kind.st_mode);
-  if (status == MLXQ_OK && !is_folder) status = mlxq_file_copy(to, from, error);
-  free(from);
-  free(to);
-  return status;
+  char *path = mlxq_path_join(source->path, name);
+  if (path && stat(path, &kind) == 0 && S_ISDIR(kind.st_mode)) {
+    free(path);
+    return MLXQ_OK;
+  }
+  if (source->other_count < MLXQ_MAX_FILES) return mlxq_checkpoint_note(source, path, error);
+  free(path);
+  mlxq_fail(error, MLXQ_OUT_OF_RANGE, NULL, NULL, "more than %u files would have to be copied", MLXQ_MAX_FILES);
+  return mlxq_error_at_file(error, MLXQ_OUT_OF_RANGE, source->path);
 }
 
-static mlxq_status copy_all(const char *folder, const char *source, mlxq_error *error) {
+mlxq_status mlxq_side_files_find(mlxq_checkpoint *source, mlxq_error *error) {
   mlxq_status status = MLXQ_OK;
-  DIR *listing = opendir(source);
-  if (!listing) return mlxq_fail_errno(error, errno, source, "cannot open");
+  DIR *listing = opendir(source->path);
+  if (!listing) return mlxq_fail_errno(error, errno, source->path, "cannot open");
+  source->first_side_file = source->other_count;
   while (status == MLXQ_OK) {
     errno = 0;
     const struct dirent *entry = readdir(listing);
     if (!entry) {
-      if (errno != 0) status = mlxq_fail_errno(error, errno, source, "cannot list");
+      if (errno != 0) status = mlxq_fail_errno(error, errno, source->path, "cannot list");
       break;
     }
-    if (mlxq_is_side_file(entry->d_name)) status = copy_one(folder, source, entry->d_name, error);
+    if (mlxq_is_side_file(entry->d_name)) status = find_one(source, entry->d_name, error);
   }
   closedir(listing);
+  return status;
+}
+
+static mlxq_status copy_all(const char *folder, const mlxq_checkpoint *source, mlxq_error *error) {
+  mlxq_status status = MLXQ_OK;
+  for (size_t i = source->first_side_file; status == MLXQ_OK && i < source->other_count; i++) {
+    char *to = mlxq_path_join(folder, source->others[i].name);
+    status = to ? mlxq_file_copy(to, source->others[i].path, error) : mlxq_fail_memory(error);
+    free(to);
+  }
   return status;
 }
 
@@ -65,6 +78,6 @@ mlxq_status mlxq_side_files_write(const char *folder, const mlxq_checkpoint *sou
   mlxq_status status = write_text(folder, "config.json", config->data, config->length, error);
   if (status == MLXQ_OK) status = write_index(folder, plan, result, error);
   if (status == MLXQ_OK) status = write_text(folder, "README.md", CARD, strlen(CARD), error);
-  if (status == MLXQ_OK) status = copy_all(folder, source->path, error);
+  if (status == MLXQ_OK) status = copy_all(folder, source, error);
   return status;
 }

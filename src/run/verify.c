@@ -31,6 +31,7 @@ static mlxq_status start(verification *work, mlxq_error *error) {
                                          .profile = options->profile,
                                          .dtype = options->dtype,
                                          .cpu = options->cpu,
+                                         .cancelled = options->cancelled,
                                          .warn = options->warn,
                                          .user = options->user};
   mlxq_status status = mlxq_convert_check(&work->isa, &work->convert, error);
@@ -79,21 +80,10 @@ static mlxq_status compare(verification *work, mlxq_error *error) {
   return status == MLXQ_OK ? mlxq_checkpoint_check(work->dense, error) : status;
 }
 
-/* MLXQ_CHANGED unless all files that were read still are what they were. Those whose header is broken were not. */
-static mlxq_status check_unchanged(const verification *work, mlxq_error *error) {
-  const mlxq_checkpoint *checkpoint = work->checkpoint;
-  for (size_t i = 0; i < checkpoint->file_count; i++) {
-    if (checkpoint->files[i].unknown) continue;
-    mlxq_checkpoint one = {.files = &checkpoint->files[i], .file_count = 1};
-    mlxq_status status = mlxq_checkpoint_check(&one, error);
-    if (status != MLXQ_OK) return status;
-  }
-  return MLXQ_OK;
-}
-
 static mlxq_status verify(verification *work, const char *source, mlxq_error *error) {
   mlxq_verification *report = work->report;
-  mlxq_status status = mlxq_checkpoint_survey(&work->checkpoint, source, &work->defects, error);
+  const mlxq_cancel cancel = {work->options->cancelled, work->options->user};
+  mlxq_status status = mlxq_checkpoint_survey(&work->checkpoint, source, &cancel, &work->defects, error);
   if (status != MLXQ_OK) return status;
   work->structure.checkpoint = work->checkpoint;
   work->data_bytes = mlxq_total_bytes(work->checkpoint->tensors);
@@ -106,7 +96,7 @@ static mlxq_status verify(verification *work, const char *source, mlxq_error *er
   const mlxq_run_request how = how_to_run(work);
   if (status == MLXQ_OK) status = mlxq_scan(&work->structure, &how, &work->defects, &work->notes, error);
   if (status == MLXQ_OK && work->options->against) status = compare(work, error);
-  if (status == MLXQ_OK) status = check_unchanged(work, error);
+  if (status == MLXQ_OK) status = mlxq_checkpoint_check(work->checkpoint, error);
   if (status == MLXQ_OK && work->kept.out_of_memory) status = mlxq_fail_memory(error);
   report->files = work->checkpoint->file_count;
   report->tensors = work->checkpoint->tensors->count;

@@ -68,8 +68,8 @@ def experts(layers, count):
     return dict.fromkeys(names, [2, 64])
 
 
-def check(mlxq, label, tensors, command, refusal=False, tile=8):
-    """Runs a command, which may fail only where `refusal` says so, and compares its peak with what is promised."""
+def spawn(mlxq, command, refusal=False):
+    """Runs a command, which may fail only where `refusal` says so; what it used."""
     run = [mlxq, *command]
     if command[0] != "inspect":
         run += ["--quiet", "--threads", str(THREADS)]
@@ -79,6 +79,12 @@ def check(mlxq, label, tensors, command, refusal=False, tile=8):
     _, status, usage = os.wait4(pid, 0)
     if status != 0 and not (refusal and os.waitstatus_to_exitcode(status) == 1):
         sys.exit(f"failed with status {status}: {' '.join(run)}")
+    return usage
+
+
+def check(mlxq, label, tensors, command, refusal=False, tile=8):
+    """Runs a command and compares its peak with what is promised."""
+    usage = spawn(mlxq, command, refusal)
     peak = usage.ru_maxrss * 1024
     allowed = 64 * MIB + THREADS * tile * MIB + 512 * tensors
     shown = " ".join(word for word in command if not word.startswith("/"))

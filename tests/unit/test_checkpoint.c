@@ -898,16 +898,19 @@ static void test_the_source_survives(void **state) {
   assert_true(exists(path_in(source, "notes.txt")));
 }
 
+/* What is done at the second poll after `output` is there: the source's files are open by then, and are not looked at
+ * again before the end. */
 typedef struct interruption {
-  const char *to_change; /* at the second poll: its file is open by then, and is not looked at again before the end */
+  const char *output, *to_change; /* NULL: nothing is changed */
   bool cancel;
   int polls;
 } interruption;
 
 static bool interrupt(void *user) {
   interruption *wanted = user;
+  if (!exists(wanted->output) || wanted->polls++ < 1) return false;
   /* Long enough after the file was written that its time shows the change. */
-  if (wanted->to_change && wanted->polls++ == 1) {
+  if (wanted->to_change && wanted->polls == 2) {
     nanosleep(&(struct timespec){0, 30000000}, NULL);
     if (utimensat(0, wanted->to_change, NULL, 0) != 0) abort();
   }
@@ -917,28 +920,78 @@ static bool interrupt(void *user) {
 /* Whatever stops a run: nothing at the destination, nothing beside it unless it is to be kept. */
 static void test_runs_that_fail_leave_nothing(void **state) {
   const char *source = make_model(*state, "{\"model_type\": \"llama\"}"), *out = path_in(*state, "out");
-  const char *partial = path_in(*state, ".out.mlxq-partial"), *shard = path_in(source, "model.safetensors");
+  const char *partial = path_in(*state, ".out.mlxq-partial"), *output = path_in(partial, "model.safetensors");
+  static const char *const READ[] = {"model.safetensors", "config.json", "tokenizer.json", "generation_config.json"};
   mlxq_error error;
   mlxq_quantize_options options = MLXQ_QUANTIZE_OPTIONS_INIT;
-  interruption wanted = {.cancel = true};
+  interruption wanted = {.output = output, .cancel = true};
+  write_text(path_in(source, "generation_config.json"), "{}");
   options.common.cancelled = interrupt;
   options.common.user = &wanted;
   assert_not_quantized(source, out, &options, MLXQ_CANCELLED, "");
   assert_false(exists(out) || exists(partial));
-  wanted = (interruption){.to_change = shard};
   options.common.threads = 1;
-  assert_int_equal(mlxq_quantize_checkpoint(NULL, source, out, &options, &error), MLXQ_CHANGED);
-  assert_string_equal(error.file, shard);
-  assert_false(exists(out) || exists(partial));
+  for (size_t i = 0; i < COUNT(READ); i++) {
+    const char *changed = path_in(source, "%s", READ[i]);
+    wanted = (interruption){.output = output, .to_change = changed};
+    assert_int_equal(mlxq_quantize_checkpoint(NULL, source, out, &options, &error), MLXQ_CHANGED);
+    assert_string_equal(error.file, changed);
+    assert_false(exists(out) || exists(partial));
+  }
   options.common.keep_partial = true;
-  wanted = (interruption){.cancel = true};
+  wanted = (interruption){.output = output, .cancel = true};
   assert_not_quantized(source, out, &options, MLXQ_CANCELLED, "");
   assert_false(exists(out));
-  assert_true(exists(path_in(partial, "model.safetensors")));
+  assert_true(exists(output));
   /* A rerun replaces what was kept. */
   options.common.cancelled = NULL;
   assert_int_equal(mlxq_quantize_checkpoint(NULL, source, out, &options, NULL), MLXQ_OK);
   assert_false(exists(partial));
+}
+
+/* Says yes from the poll number `at` on. */
+typedef struct late_cancel {
+  int polls, at;
+} late_cancel;
+
+static bool cancel_late(void *user) {
+  late_cancel *cancel = user;
+  return cancel->polls++ >= cancel->at;
+}
+
+/* Opening and planning can be cancelled too: before each shard, and at each tensor. */
+static void test_cancelling_at_every_poll(void **state) {
+  const char *source = make_model(*state, "{\"model_type\": \"mixtral\"}"), *out = path_in(*state, "out");
+  mlxq_quantize_options options = MLXQ_QUANTIZE_OPTIONS_INIT;
+  mlxq_verify_options verify = MLXQ_VERIFY_OPTIONS_INIT;
+  mlxq_verification *report = NULL;
+  late_cancel cancel = {0};
+  options.common.cancelled = verify.cancelled = cancel_late;
+  options.common.user = verify.user = &cancel;
+  options.common.threads = verify.threads = 1;
+  options.common.dry_run = true;
+  SHARD(source, "model2.safetensors", "c");
+  int most = 0;
+  for (;; most++) {
+    cancel = (late_cancel){.at = most};
+    if (mlxq_quantize_checkpoint(NULL, source, out, &options, NULL) == MLXQ_OK) break;
+    assert_not_quantized(source, out, &options, MLXQ_CANCELLED, "");
+  }
+  assert_in_range(most, 2 + 4 + 4, 100); /* shards, tensors as they are arranged, tensors as they are planned */
+  options.common.dry_run = false;
+  for (most = 0;; most++) {
+    cancel = (late_cancel){.at = most};
+    if (mlxq_quantize_checkpoint(NULL, source, out, &options, NULL) == MLXQ_OK) break;
+    assert_false(exists(out) || exists(path_in(*state, ".out.mlxq-partial")));
+  }
+  for (most = 0;; most++) {
+    cancel = (late_cancel){.at = most};
+    mlxq_status status = mlxq_verify(&report, source, &verify, NULL);
+    if (status == MLXQ_OK) break;
+    assert_int_equal(status, MLXQ_CANCELLED);
+  }
+  mlxq_verification_free(report);
+  assert_in_range(most, 2 + 4, 100);
 }
 
 static void test_a_bad_weight_is_told_with_its_place(void **state) {
@@ -1033,6 +1086,7 @@ int main(void) {
       TEST(test_an_existing_destination),
       TEST(test_the_source_survives),
       TEST(test_runs_that_fail_leave_nothing),
+      TEST(test_cancelling_at_every_poll),
       TEST(test_a_bad_weight_is_told_with_its_place),
       TEST(test_single_files),
       TEST(test_a_tensor_without_a_layer),

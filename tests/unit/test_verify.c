@@ -122,21 +122,23 @@ static void test_cancelled_or_changed_at_any_tile(void **state) {
   options.threads = 1;
   options.against = path_in(*state, "src");
   options.cancelled = meddle;
-  for (int tile = 0; tile < 4; tile++) { /* a triple and a norm, each read and compared */
-    meddler m = {.path = path_in(*state, "dst/model.safetensors"), .calls_left = tile, .cancels = true};
+  for (int poll = 2; poll < 8; poll++) { /* after the openings: a triple and a norm, each read, planned and compared */
+    meddler m = {.path = path_in(*state, "dst/model.safetensors"), .calls_left = poll, .cancels = true};
     options.user = &m;
+    options.against = path_in(*state, "src"); /* the buffers of paths are reused */
     mlxq_verification *report = NULL;
     mlxq_error error;
     assert_int_equal(mlxq_verify(&report, path_in(*state, "dst"), &options, &error), MLXQ_CANCELLED);
-    m = (meddler){.path = path_in(*state, "dst/model.safetensors"), .calls_left = tile};
+    m = (meddler){.path = path_in(*state, "dst/model.safetensors"), .calls_left = poll};
     assert_int_equal(mlxq_verify(&report, path_in(*state, "dst"), &options, &error), MLXQ_CHANGED);
     assert_string_equal(error.file, m.path);
-    m = (meddler){.path = path_in(*state, "src/model.safetensors"), .calls_left = tile};
+    m = (meddler){.path = path_in(*state, "src/model.safetensors"), .calls_left = poll};
     assert_int_equal(mlxq_verify(&report, path_in(*state, "dst"), &options, &error), MLXQ_CHANGED);
     assert_string_equal(error.file, m.path);
     assert_null(report);
   }
-  meddler m = {.calls_left = 4};
+  meddler m = {.calls_left = 8};
+  options.against = path_in(*state, "src");
   mlxq_verification *report = NULL;
   options.user = &m;
   options.progress = follow;
