@@ -8,8 +8,9 @@
 #include <string.h>
 #include <unistd.h>
 
-void require(bool holds) {
-  if (!holds) abort();
+void broken_promise(const char *promise, const char *file, int line) {
+  fprintf(stderr, "%s:%d: does not hold: %s\n", file, line, promise);
+  abort();
 }
 
 static void require_text(const char *text, size_t capacity) {

@@ -1,5 +1,6 @@
 /* What the fuzzers share: an input taken apart byte by byte, what must hold of every error, and small things to work
- * with. A failed `require` aborts, which a fuzzer counts as a finding. */
+ * with. A `require` that fails says so and aborts, which a fuzzer counts as a
+ * finding. */
 #ifndef MLXQ_FUZZ_INPUT_H
 #define MLXQ_FUZZ_INPUT_H
 
@@ -8,7 +9,8 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-void require(bool holds);
+#define require(holds) ((holds) ? (void)0 : broken_promise(#holds, __FILE__, __LINE__))
+_Noreturn void broken_promise(const char *promise, const char *file, int line);
 
 /* The error of a call that returned `status`: it has the status, a message, and texts that can be printed. */
 void require_error(const mlxq_error *error, mlxq_status status);
