@@ -616,8 +616,9 @@ mlxq_status mlxq_family_arrange(mlxq_model **model, const mlxq_family *family, c
       mlxq_error_at_file(error, status, checkpoint->files[tensors->entries[i].file].path);
     }
   }
-  if (status == MLXQ_OK)
+  if (status == MLXQ_OK && family->traits->mxfp4) {
     status = mlxq_error_at_file(error, check_made_scales(&state, error), checkpoint ? checkpoint->path : NULL);
+  }
   if (status != MLXQ_OK) {
     mlxq_model_free(state.model);
     return status;
