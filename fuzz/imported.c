@@ -33,6 +33,14 @@ static void check_jobs(const mlxq_plan *plan) {
   free(made);
 }
 
+/* Whether the tensor is what a packed layer becomes. */
+static bool is_of_layer(const mlxq_weights *source, const char *name) {
+  size_t length = 0;
+  bool part = mlxq_name_splits(name, ".weight", &length) || mlxq_name_splits(name, ".scales", &length) ||
+              mlxq_name_splits(name, ".biases", &length);
+  return part && mlxq_weights_part(source, name, length, QWEIGHT);
+}
+
 static bool same_shape(const mlxq_tensor *a, const mlxq_tensor *b) {
   return a->rank == b->rank && (a->rank == 0 || memcmp(a->shape, b->shape, a->rank * sizeof *a->shape) == 0);
 }
@@ -58,10 +66,8 @@ static void check_others(const mlxq_plan *plan, const mlxq_plan_request *request
     const mlxq_tensor *made = mlxq_weights_at(plan->outputs, i);
     const mlxq_tensor *stored = mlxq_weights_find(request->source, made->name);
     size_t length = 0;
-    bool part = mlxq_name_splits(made->name, ".weight", &length) || mlxq_name_splits(made->name, ".scales", &length) ||
-                mlxq_name_splits(made->name, ".biases", &length);
     require(!mlxq_name_splits(made->name, QWEIGHT, &length));
-    if (part && mlxq_weights_part(request->source, made->name, length, QWEIGHT)) continue;
+    if (is_of_layer(request->source, made->name)) continue;
     require(stored && same_shape(made, stored));
     require(made->dtype == mlxq_plan_cast_dtype(request, stored) || request->for_mlx);
   }
@@ -136,6 +142,14 @@ static void check_layers(const mlxq_weights *outputs, const mlxq_import_request 
   mlxq_weights_free(dense);
 }
 
+static void check_copies(const mlxq_weights *outputs, const mlxq_weights *source) {
+  for (size_t i = 0; i < outputs->count; i++) {
+    const mlxq_tensor *made = mlxq_weights_at(outputs, i), *stored = mlxq_weights_find(source, made->name);
+    if (is_of_layer(source, made->name) || made->dtype != stored->dtype || made->bytes == 0) continue;
+    require(memcmp(made->data, stored->data, made->bytes) == 0);
+  }
+}
+
 /* Plans; NULL, with an error, where it is refused. */
 static mlxq_plan *plan_once(mlxq_import_fn planner, mlxq_import_request *request, mlxq_error *error) {
   mlxq_plan *plan = NULL;
@@ -159,6 +173,7 @@ static void import_twice(mlxq_import_fn planner, mlxq_import_request *request, b
     bool made = run(first, MLXQ_ISA_COUNT, may_fail);
     require(run(second, MLXQ_ISA_REF, may_fail) == made);
     if (made) check_equal(first->outputs, second->outputs);
+    if (made) check_copies(first->outputs, request->common.source);
     if (made) check_layers(first->outputs, request, check_codes);
   }
   mlxq_plan_free(first);
