@@ -341,7 +341,15 @@ static mlxq_status read_value(parser *p, struct json_object **value) {
     status = read_number(p, value);
     if (status != MLXQ_OK) return status;
   }
-  return *value ? charge(p, p->at - start) : mlxq_fail_memory(p->error);
+  if (!*value) return mlxq_fail_memory(p->error);
+  status = charge(p, p->at - start);
+  /* It is written as an object, which must be readable again. */
+  bool is_level = json_object_is_type(*value, json_type_double) && !isfinite(json_object_get_double(*value));
+  if (is_level && p->depth == MLXQ_JSON_MAX_DEPTH) status = broken(p, start, "nested too deeply");
+  if (status == MLXQ_OK) return MLXQ_OK;
+  json_object_put(*value);
+  *value = NULL;
+  return status;
 }
 
 mlxq_status mlxq_json_parse(struct json_object **document, const char *text, size_t bytes, mlxq_error *error) {

@@ -7,7 +7,7 @@
 #include <json-c/json_object.h>
 #include <mlxq/status.h>
 
-/* Deepest nesting accepted. */
+/* Deepest nesting accepted; a number that is not finite is a level of its own, as it is written. */
 #define MLXQ_JSON_MAX_DEPTH 64
 
 /* What a document may take: its text and what json-c makes of it. A config.json with 100,000 layers that have a scheme

@@ -596,6 +596,23 @@ static mlxq_status arrange_one(arrange_state *state, size_t index, mlxq_error *e
   return rule ? apply(state, index, rule, length, number, error) : keep(state, index, tensor->name, NULL, false, error);
 }
 
+/* Scales that a rule has made of another name are of no use without their weight. */
+static mlxq_status check_made_scales(const arrange_state *state, mlxq_error *error) {
+  const mlxq_weights *made = state->model->tensors;
+  for (size_t i = 0; i < made->count; i++) {
+    const char *name = made->entries[i].tensor.name;
+    size_t length = 0;
+    if (!mlxq_name_splits(name, ".scales", &length) || mlxq_weights_part(made, name, length, ".weight")) continue;
+    if (mlxq_weights_find(state->tensors, name)) continue;
+    char *key = mlxq_asprintf("%.*s.weight", (int)length, name);
+    if (!key) return mlxq_fail_memory(error);
+    mlxq_fail(error, MLXQ_MISSING_KEY, NULL, key, "missing: there are scales");
+    free(key);
+    return MLXQ_MISSING_KEY;
+  }
+  return MLXQ_OK;
+}
+
 mlxq_status mlxq_family_arrange(mlxq_model **model, const mlxq_family *family, const mlxq_checkpoint *checkpoint,
                                 const mlxq_weights *tensors, const mlxq_model *from, mlxq_error *error) {
   arrange_state state = {.traits = family->traits,
@@ -616,6 +633,9 @@ mlxq_status mlxq_family_arrange(mlxq_model **model, const mlxq_family *family, c
     if (status != MLXQ_OK && checkpoint) {
       mlxq_error_at_file(error, status, checkpoint->files[tensors->entries[i].file].path);
     }
+  }
+  if (status == MLXQ_OK && family->traits->mxfp4) {
+    status = mlxq_error_at_file(error, check_made_scales(&state, error), checkpoint ? checkpoint->path : NULL);
   }
   if (status != MLXQ_OK) {
     mlxq_model_free(state.model);

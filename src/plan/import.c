@@ -45,7 +45,9 @@ static mlxq_dtype widest_dtype(const mlxq_weights *source, const mlxq_foreign_la
 
 void mlxq_foreign_choose_dtypes(mlxq_foreign_layers *layers, const mlxq_plan_request *request) {
   mlxq_dtype widest = widest_dtype(request->source, layers);
-  if (widest == MLXQ_F64 && request->for_mlx) widest = MLXQ_F32;
+  bool narrow = request->for_mlx;
+  for (size_t i = 0; i < layers->count; i++) narrow = narrow || layers->items[i].requantized; /* kernels have no F64 */
+  if (widest == MLXQ_F64 && narrow) widest = MLXQ_F32;
   for (size_t i = 0; i < layers->count; i++) {
     mlxq_foreign_layer *layer = &layers->items[i];
     mlxq_dtype stored = request->source->entries[layer->scales].tensor.dtype;

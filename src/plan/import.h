@@ -37,7 +37,8 @@ typedef struct mlxq_foreign_layers {
 } mlxq_foreign_layers;
 
 /* Sets the layers' dtypes: scales and biases of all take one, the widest there is, except that float16 beside bfloat16
- * alone becomes float32; float64 does where the result is for MLX. A cast takes their place. */
+ * alone becomes float32; float64 does where the result is for MLX or a layer is quantized anew. A cast takes their
+ * place. */
 void mlxq_foreign_choose_dtypes(mlxq_foreign_layers *layers, const mlxq_plan_request *request);
 
 /* MLXQ_KEY_COLLISION for what a packed layer would become, beside it. `layer` (may be NULL) is what the error names. */

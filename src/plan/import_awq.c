@@ -272,7 +272,10 @@ mlxq_status mlxq_plan_import_awq(mlxq_plan **plan, mlxq_import_request *request,
   }
   if (status == MLXQ_OK) {
     mlxq_scheme fallback = {.mode = MLXQ_AFFINE, .bits = 4, .group_size = 128};
-    if (state.group_size >= 0) fallback.group_size = (int32_t)state.group_size;
+    mlxq_scheme configured = fallback;
+    if (state.group_size >= 0) configured.group_size = (int32_t)state.group_size;
+    /* A config.json names no scheme that MLX lacks, though no layer has it. */
+    if (!request->common.for_mlx || mlxq_scheme_check(&configured, NULL) == MLXQ_OK) fallback = configured;
     if (state.layers.count > 0) fallback = mlxq_foreign_common_scheme(&state.layers);
     qsort(state.layers.items, state.layers.count, sizeof *state.layers.items, compare_layers);
     status = mlxq_plan_foreign(plan, request, &state.layers, &fallback, error);

@@ -372,17 +372,21 @@ mlxq_status mlxq_plan_copy(mlxq_plan *plan, const mlxq_plan_request *request, si
   status =
       mlxq_plan_output(plan, tensor->name, strlen(tensor->name), "", to, tensor->rank, tensor->shape, &output, error);
   if (status != MLXQ_OK) return status;
-  if (request->model) {
+  /* Elements of less than a byte are no units; they get here only in memory, where no family cuts them. */
+  size_t stored = index, pieces = 0;
+  bool whole = !request->model || mlxq_dtype_bits(from) < 8;
+  if (request->model && whole) stored = mlxq_model_pieces(request->model, index, &pieces)->stored;
+  if (!whole) {
     job.inputs[0] = mlxq_plan_operand(index, 1, from, (mlxq_dtype)job.dtype);
     job.outputs[0] = mlxq_plan_operand(output, 1, to, to);
     return mlxq_plan_add_pieces(plan, request, index, &job, 1, error);
   }
   if (from != (mlxq_dtype)job.dtype) {
-    job.inputs[0] = mlxq_plan_operand(index, 1, from, to);
+    job.inputs[0] = mlxq_plan_operand(stored, 1, from, to);
     job.outputs[0] = mlxq_plan_operand(output, 1, to, to);
     job.units = mlxq_tensor_elems(tensor);
   } else {
-    job.inputs[0] = mlxq_plan_operand(index, 1, MLXQ_U8, MLXQ_U8);
+    job.inputs[0] = mlxq_plan_operand(stored, 1, MLXQ_U8, MLXQ_U8);
     job.outputs[0] = mlxq_plan_operand(output, 1, MLXQ_U8, MLXQ_U8);
     job.units = tensor->bytes;
   }

@@ -16,7 +16,7 @@ typedef struct fit_row {
   void *stored; /* scales as stored */
   uint32_t *zero_words;
   float *scales, *zeros, *rounded;
-  void *narrow;
+  void *narrow; /* of any dtype */
 } fit_row;
 
 static mlxq_status alloc_row(fit_row *row, size_t count, size_t words, mlxq_error *error) {
@@ -27,7 +27,7 @@ static mlxq_status alloc_row(fit_row *row, size_t count, size_t words, mlxq_erro
                    .scales = mlxq_alloc(count, sizeof(float)),
                    .zeros = mlxq_alloc(count, sizeof(float)),
                    .rounded = mlxq_alloc(count, sizeof(float)),
-                   .narrow = mlxq_alloc(count, sizeof(float))};
+                   .narrow = mlxq_alloc(count, sizeof(double))};
   bool complete = row->stored && row->zero_words && row->scales && row->zeros && row->rounded && row->narrow;
   return complete ? MLXQ_OK : mlxq_fail_memory(error);
 }

@@ -550,6 +550,8 @@ static void add_others(mlxq_weights *weights) {
   add_random(weights, "qweight", MLXQ_F16, SHAPE(2)); /* no layer's: there is no dot */
   add_random(weights, "d.qweight.x", MLXQ_I32, SHAPE(2));
   add_random(weights, "g_idx", MLXQ_I32, SHAPE(2));
+  add_random(weights, "half_bytes", MLXQ_F4, SHAPE(3, 2));
+  add_random(weights, "three_quarters", MLXQ_F6_E2M3, SHAPE(8));
 }
 
 /* The result is in the order of the source, a triple where its qweight stood. */

@@ -547,6 +547,14 @@ static void test_depth(void **state) {
   memset(text + MLXQ_JSON_MAX_DEPTH, ']', MLXQ_JSON_MAX_DEPTH);
   struct json_object *document = parse_bytes(text, 2 * MLXQ_JSON_MAX_DEPTH);
   json_object_put(document);
+  /* Numbers that are written as objects are a level more. */
+  static const char *const NONFINITE[] = {"NaN", "1e999"};
+  for (size_t i = 0; i < COUNT(NONFINITE); i++) {
+    size_t length = strlen(NONFINITE[i]);
+    memcpy(text + MLXQ_JSON_MAX_DEPTH, NONFINITE[i], length);
+    memset(text + MLXQ_JSON_MAX_DEPTH + length, ']', MLXQ_JSON_MAX_DEPTH);
+    assert_broken_bytes(text, 2 * MLXQ_JSON_MAX_DEPTH + length, "line 1, column 65: nested too deeply");
+  }
   memset(text, '[', HOSTILE);
   assert_broken_bytes(text, HOSTILE, "line 1, column 65: nested too deeply");
   for (size_t i = 0; i + 5 <= HOSTILE; i += 5) memcpy(text + i, "{\"\":[", 5);
@@ -596,6 +604,15 @@ static void test_too_large(void **state) {
     assert_too_large(text, bytes);
     free(text);
   }
+  /* A string that is found too large only when it has been made. */
+  size_t escape_bytes = 4 + 6 * (5 << 20);
+  char *escapes = malloc(escape_bytes);
+  assert_non_null(escapes);
+  for (size_t i = 2; i < escape_bytes - 2; i += 6) memcpy(escapes + i, "\\u0041", 6);
+  memcpy(escapes, "[\"", 2);
+  memcpy(escapes + escape_bytes - 2, "\"]", 2);
+  assert_too_large(escapes, escape_bytes);
+  free(escapes);
   size_t long_bytes = 20 << 20;
   char *text = malloc(long_bytes);
   assert_non_null(text);
