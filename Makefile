@@ -7,7 +7,7 @@ DEMO := $(BUILD)/demo
 SOURCES = $(shell find include src cli tests fuzz -name '*.[ch]')
 PREFIX ?= /usr/local
 
-.PHONY: all demo test test-long lint format bench install clean dependencies test-dependencies
+.PHONY: all demo test test-long coverage lint format bench install clean dependencies test-dependencies
 
 all: dependencies $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
@@ -55,8 +55,15 @@ lint: test-dependencies
 format:
 	@clang-format -i $(SOURCES)
 
+# Which lines and branches of src/ the tests run; fails where they are too few (docs/reliability.md).
+coverage: dependencies
+	@scripts/install-dependencies.sh test
+	@scripts/install-dependencies.sh coverage
+	@scripts/coverage.sh $(BUILD)/coverage $(JOBS)
+
 # What takes longer than a commit should wait for.
 test-long: test
+	@$(MAKE) --no-print-directory coverage
 	@python3 tests/faults/run.py --mlxq $(BUILD)/mlxq --shim $(BUILD)/tests/fault_shim.so --examples examples
 	@$(BUILD)/tests/checkkern --long
 	@case $$(uname -m) in aarch64 | arm64) ;; \

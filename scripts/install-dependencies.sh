@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs the Debian packages that building (default), testing ("test") or fuzzing ("fuzz") needs, as far as they are missing.
+# Installs the Debian packages that building (default), testing ("test"), fuzzing ("fuzz") or coverage needs, as far as they are missing.
 set -eu
 
 packages="gcc libc6-dev cmake ninja-build pkg-config libjson-c-dev"
@@ -13,6 +13,10 @@ fi
 
 if [ "${1:-}" = fuzz ]; then # libFuzzer comes with the compiler's own version
   packages="libclang-rt-$(clang -dumpversion | cut -d. -f1)-dev"
+fi
+
+if [ "${1:-}" = coverage ]; then
+  packages=gcovr
 fi
 
 missing=""
