@@ -12,7 +12,6 @@ build=$1
 jobs=${2:-$(nproc)}
 cd "$(dirname "$0")/.."
 
-# Unoptimized, so that a branch of the source is a branch of the program.
 cmake -G Ninja -S . -B "$build" -DCMAKE_C_COMPILER=gcc -DCMAKE_BUILD_TYPE=Debug -DMLXQ_COVERAGE=ON \
   -DBUILD_TESTING=ON >/dev/null
 ninja -C "$build"
