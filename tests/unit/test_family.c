@@ -363,6 +363,9 @@ static void test_multipliers_with_convolutions(void **state) {
       {"{\"a\": 1, \"ssm_multiplier\": 2}", "l.0.conv.weight", NULL},
       {"{\"a\": 1, \"multiplier\": 2}", "l.0.conv1d.weight", NULL},
       {"{\"a\": 1}", "l.0.conv1d.weight", NULL},
+      {"{\"text_config\": {\"mup_multiplier\": 2}}", "l.0.conv1d.weight", "mup_multiplier"},
+      {"{\"text_config\": {\"b\": 2}}", "l.0.conv1d.weight", NULL},
+      {"{\"text_config\": [\"mup_multiplier\"]}", "l.0.conv1d.weight", NULL},
   };
   for (size_t i = 0; i < COUNT(CASES); i++) {
     mlxq_error error;

@@ -618,6 +618,20 @@ static void test_any_number_of_threads_makes_the_same_bytes(void **state) {
   mlxq_weights_free(in);
 }
 
+static void test_an_unknown_profile(void **state) {
+  (void)state;
+  mlxq_weights *in = new_weights(), *out = (mlxq_weights *)(uintptr_t)16;
+  mlxq_quant_config *config = config_of(MLXQ_AFFINE, 4, 64);
+  mlxq_transform_options options = MLXQ_TRANSFORM_OPTIONS_INIT;
+  mlxq_error error;
+  options.profile = (mlxq_profile)9;
+  assert_int_equal(mlxq_quantize_weights(&out, in, config, NULL, NULL, &options, &error), MLXQ_USAGE);
+  assert_error(&error, MLXQ_USAGE, "", "profile");
+  assert_null(out);
+  mlxq_weights_free(in);
+  mlxq_quant_config_free(config);
+}
+
 /* ---- Options --------------------------------------------------------------------------------------------------- */
 
 static void test_no_options_are_the_initial_ones(void **state) {
@@ -889,6 +903,7 @@ int main(void) {
       cmocka_unit_test(test_every_scheme_dtype_and_rank_round_trips),
       cmocka_unit_test(test_empty_weights),
       cmocka_unit_test(test_any_number_of_threads_makes_the_same_bytes),
+      cmocka_unit_test(test_an_unknown_profile),
       cmocka_unit_test(test_no_options_are_the_initial_ones),
       cmocka_unit_test(test_an_unknown_version),
       cmocka_unit_test(test_profiles_differ),
