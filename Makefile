@@ -7,7 +7,8 @@ DEMO := $(BUILD)/demo
 SOURCES = $(shell find include src cli tests fuzz -name '*.[ch]')
 PREFIX ?= /usr/local
 
-.PHONY: all demo test test-long analyze test-threads test-valgrind lint format bench install clean dependencies test-dependencies
+.PHONY: all demo test test-long analyze coverage test-threads test-valgrind lint format bench install clean dependencies \
+  test-dependencies
 
 all: dependencies $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
@@ -73,8 +74,13 @@ test-valgrind: test-dependencies
 	@ninja -C $(BUILD)/valgrind
 	@tests/cli/valgrind.sh $(BUILD)/valgrind/mlxq $(BUILD)/valgrind/memcheck
 
+# Which lines and branches of src/ the tests run; fails where they are too few (docs/reliability.md).
+coverage: test-dependencies
+	@scripts/install-dependencies.sh coverage
+	@scripts/coverage.sh $(BUILD)/coverage $(JOBS)
+
 # What takes longer than a commit should wait for.
-test-long: test analyze test-threads test-valgrind
+test-long: test analyze coverage test-threads test-valgrind
 	@python3 tests/faults/run.py --mlxq $(BUILD)/mlxq --shim $(BUILD)/tests/fault_shim.so --examples examples
 	@$(BUILD)/tests/checkkern --long
 	@case $$(uname -m) in aarch64 | arm64) ;; \

@@ -83,7 +83,7 @@ static void add_experts(scenario *s, const char *layer) {
   const input start = s->in;
   for (int i = 0; i < 6; i++) {
     char path[PATH_BYTES];
-    snprintf(path, sizeof path, "%s%s.%d.%s", layer, folder, i / 3, parts[i % 3]);
+    snprintf(path, sizeof path, "%.100s%s.%d.%s", layer, folder, i / 3, parts[i % 3]);
     s->in = start;
     add_layer(s, path);
   }

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs the Debian packages that building (default), testing ("test"), `make test-long` beside that ("long") or fuzzing
-# ("fuzz") needs, as far as they are missing.
+# Installs the Debian packages that building (default), testing ("test"), or a part of `make test-long` ("long", "fuzz",
+# "coverage") needs, as far as they are missing.
 set -eu
 
 packages="gcc libc6-dev cmake ninja-build pkg-config libjson-c-dev"
@@ -18,6 +18,10 @@ fi
 
 if [ "${1:-}" = fuzz ]; then # libFuzzer comes with the compiler's own version
   packages="libclang-rt-$(clang -dumpversion | cut -d. -f1)-dev"
+fi
+
+if [ "${1:-}" = coverage ]; then
+  packages=gcovr
 fi
 
 missing=""

@@ -38,6 +38,7 @@ static struct {
   const char *report;
 } fault = {.group = -1};
 static atomic_long calls[GROUPS], live;
+static atomic_bool over; /* the program is; what follows is of destructors, gcov's for one */
 
 static void note(const char *format, ...) {
   char line[4200];
@@ -75,9 +76,20 @@ __attribute__((destructor)) static void finish(void) {
   note("descriptors %d\n", open_fds);
 }
 
+static void end(void) {
+  atomic_store(&over, true);
+}
+
+/* Once main runs, such a handler comes before all destructors. */
+static void end_at_exit(void) {
+  static atomic_bool done;
+  if (!atomic_exchange(&done, true)) atexit(end);
+}
+
 /* Counts a call; true where it is the one. `path` may be NULL; then `fd` names the file. */
 static bool hit(int group, const char *path, int fd) {
   char link[64], target[4096] = "";
+  if (atomic_load(&over)) return false;
   if (atomic_fetch_add(&calls[group], 1) + 1 != fault.at || group != fault.group) return false;
   if (!path && fd >= 0) {
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
@@ -108,6 +120,7 @@ int open64(const char *path, int flags, ...) {
   va_start(values, flags);
   mode_t mode = flags & O_CREAT ? va_arg(values, mode_t) : 0;
   va_end(values);
+  end_at_exit();
   if (fails(OPEN, path, -1)) return -1;
   return (int)syscall(SYS_openat, AT_FDCWD, path, flags | O_LARGEFILE, mode);
 }

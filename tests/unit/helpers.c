@@ -30,6 +30,16 @@ uint64_t random_below(uint64_t limit) {
 
 /* ---- Weights --------------------------------------------------------------------------------------------------- */
 
+const mlxq_scheme AFFINE_4_64 = {MLXQ_AFFINE, 4, 64};
+const mlxq_scheme LEGAL[LEGAL_COUNT] = {
+    {MLXQ_AFFINE, 2, 32},  {MLXQ_AFFINE, 2, 64},  {MLXQ_AFFINE, 2, 128}, {MLXQ_AFFINE, 3, 32},  {MLXQ_AFFINE, 3, 64},
+    {MLXQ_AFFINE, 3, 128}, {MLXQ_AFFINE, 4, 32},  {MLXQ_AFFINE, 4, 64},  {MLXQ_AFFINE, 4, 128}, {MLXQ_AFFINE, 5, 32},
+    {MLXQ_AFFINE, 5, 64},  {MLXQ_AFFINE, 5, 128}, {MLXQ_AFFINE, 6, 32},  {MLXQ_AFFINE, 6, 64},  {MLXQ_AFFINE, 6, 128},
+    {MLXQ_AFFINE, 8, 32},  {MLXQ_AFFINE, 8, 64},  {MLXQ_AFFINE, 8, 128}, {MLXQ_MXFP4, 4, 32},   {MLXQ_MXFP8, 8, 32},
+    {MLXQ_NVFP4, 4, 16},
+};
+const mlxq_dtype QUANTIZABLE[QUANTIZABLE_COUNT] = {MLXQ_F16, MLXQ_BF16, MLXQ_F32};
+
 mlxq_weights *new_weights(void) {
   mlxq_weights *weights = NULL;
   assert_int_equal(mlxq_weights_new(&weights, NULL), MLXQ_OK);

@@ -29,6 +29,20 @@ uint64_t random_below(uint64_t limit);
 
 /* ---- Weights and configurations -------------------------------------------------------------------------------- */
 
+extern const mlxq_scheme AFFINE_4_64;
+
+/* Every scheme that MLX has, and the dtypes that can be quantized. */
+enum { LEGAL_COUNT = 21, QUANTIZABLE_COUNT = 3 };
+extern const mlxq_scheme LEGAL[LEGAL_COUNT];
+extern const mlxq_dtype QUANTIZABLE[QUANTIZABLE_COUNT];
+
+/* A scheme that a test takes, legal or not; none where `any` is false. */
+typedef struct test_scheme {
+  bool any;
+  mlxq_scheme scheme;
+  const char *illegal; /* the key at fault; NULL where MLX has the scheme */
+} test_scheme;
+
 mlxq_weights *new_weights(void);
 void add_bytes(mlxq_weights *weights, const char *name, mlxq_dtype dtype, uint32_t rank, const uint64_t *shape,
                const void *data);

@@ -1054,6 +1054,130 @@ static void test_run_fp8_kv_b(void **state) {
             expected);
 }
 
+/* ---- Packed layers made of pieces, dense again ----------------------------------------------------------------- */
+
+/* Adds what a packed tensor's rows give, by strides as add_view takes them. */
+static void add_rows(mlxq_weights *packed, const char *name, const mlxq_tensor *from, uint64_t first, uint64_t stride,
+                     uint64_t rows, uint64_t columns) {
+  add_view(packed, name, from->dtype, SHAPE(rows, columns), from, first, STRIDES(stride, 1));
+}
+
+static mlxq_plan_request dense_request(const mlxq_checkpoint *checkpoint, const mlxq_model *model,
+                                       const mlxq_quant_config *config) {
+  return (mlxq_plan_request){.source = model->tensors,
+                             .model = model,
+                             .files = checkpoint->files,
+                             .config = config,
+                             .scale_only_dtype = MLXQ_BF16};
+}
+
+/* A folder whose public conversion gives `expected`, tensor for tensor. Releases both maps. */
+static void check_dense(const void *folder, const char *config, mlxq_weights *in, mlxq_weights *expected) {
+  mlxq_dequantize_options options = MLXQ_DEQUANTIZE_OPTIONS_INIT;
+  mlxq_error error;
+  make_folder(path_in(folder, "src"));
+  write_text(path_in(folder, "src/config.json"), config);
+  write_safetensors(path_in(folder, "src/model.safetensors"), in);
+  for (unsigned threads = 1; threads <= 3; threads += 2) {
+    options.common.threads = threads;
+    options.common.force = threads > 1;
+    if (mlxq_dequantize_checkpoint(NULL, path_in(folder, "src"), path_in(folder, "out"), &options, &error) != MLXQ_OK) {
+      fail_msg("%s: %s: %s", error.file, error.key, error.message);
+    }
+    mlxq_weights *out = read_safetensors(path_in(folder, "out/model.safetensors"));
+    assert_int_equal(mlxq_weights_count(out), mlxq_weights_count(expected));
+    for (size_t i = 0; i < mlxq_weights_count(out); i++) {
+      const mlxq_tensor *tensor = mlxq_weights_at(out, i);
+      if (!mlxq_weights_find(expected, tensor->name)) fail_msg("%s is not expected", tensor->name);
+      assert_same_tensor(tensor, mlxq_weights_find(expected, tensor->name));
+    }
+    mlxq_weights_free(out);
+  }
+  mlxq_weights_free(in);
+  mlxq_weights_free(expected);
+}
+
+/* gpt-oss as it is published: rows of gate and up alternate, in blocks and in scales. */
+static void test_dequantize_alternate_blocks(void **state) {
+  enum { EXPERTS = 3, ROWS = 5, GROUPS = 2 };
+  mlxq_weights *in = new_weights(), *rows = new_weights(), *expected = new_weights(), *dense = NULL;
+  mlxq_quant_config *config = config_of(MLXQ_MXFP4, 4, 32);
+  seed_random(130);
+  add_random(in, "l.0.mlp.experts.gate_up_proj_blocks", MLXQ_U8, SHAPE(EXPERTS, 2 * ROWS, GROUPS, 16));
+  add_random(in, "l.0.mlp.experts.gate_up_proj_scales", MLXQ_U8, SHAPE(EXPERTS, 2 * ROWS, GROUPS));
+  mlxq_tensor words = *mlxq_weights_find(in, "l.0.mlp.experts.gate_up_proj_blocks");
+  const mlxq_tensor *scales = mlxq_weights_find(in, "l.0.mlp.experts.gate_up_proj_scales");
+  words.dtype = MLXQ_U32;
+  for (uint64_t half = 0; half < 2; half++) {
+    add_rows(rows, half ? "up.weight" : "gate.weight", &words, half * GROUPS * 4, GROUPS * 8, EXPERTS * ROWS,
+             GROUPS * 4);
+    add_rows(rows, half ? "up.scales" : "gate.scales", scales, half * GROUPS, GROUPS * 2, EXPERTS * ROWS, GROUPS);
+  }
+  assert_int_equal(mlxq_dequantize_weights(&dense, rows, config, NULL, NULL), MLXQ_OK);
+  add_same(expected, "l.0.mlp.experts.gate_proj.weight", mlxq_weights_find(dense, "gate.weight"),
+           SHAPE(EXPERTS, ROWS, GROUPS * 32));
+  add_same(expected, "l.0.mlp.experts.up_proj.weight", mlxq_weights_find(dense, "up.weight"),
+           SHAPE(EXPERTS, ROWS, GROUPS * 32));
+  check_dense(*state, "{\"model_type\": \"gpt_oss\", \"quantization_config\": {\"quant_method\": \"mxfp4\"}}", in,
+              expected);
+  mlxq_weights_free(rows);
+  mlxq_weights_free(dense);
+  mlxq_quant_config_free(config);
+}
+
+/* Experts that were packed one by one, and are stacked now. */
+static void test_dequantize_packed_experts(void **state) {
+  static const mlxq_scheme SCHEME = {MLXQ_AFFINE, 3, 32};
+  enum { ROWS = 6, COLUMNS = 96, ELEMS = ROWS * COLUMNS };
+  static const char *const PARTS[] = {"weight", "scales", "biases"};
+  mlxq_weights *in = new_weights(), *expected = new_weights();
+  mlxq_quant_config *config = config_of(SCHEME.mode, SCHEME.bits, SCHEME.group_size);
+  uint16_t stacked[3 * ELEMS];
+  seed_random(140);
+  for (size_t e = 0; e < 3; e++) {
+    mlxq_weights *expert = new_weights(), *dense = NULL;
+    add_triple(expert, "w", &SCHEME, SHAPE(ROWS, COLUMNS));
+    for (size_t i = 0; i < COUNT(PARTS); i++) {
+      char part[16], name[64];
+      snprintf(part, sizeof part, "w.%s", PARTS[i]);
+      snprintf(name, sizeof name, "l.0.block_sparse_moe.experts.%zu.w2.%s", e, PARTS[i]);
+      const mlxq_tensor *tensor = mlxq_weights_find(expert, part);
+      add_same(in, name, tensor, tensor->rank, tensor->shape);
+    }
+    assert_int_equal(mlxq_dequantize_weights(&dense, expert, config, NULL, NULL), MLXQ_OK);
+    memcpy(stacked + e * ELEMS, mlxq_weights_find(dense, "w.weight")->data, ELEMS * sizeof *stacked);
+    mlxq_weights_free(expert);
+    mlxq_weights_free(dense);
+  }
+  add_bytes(expected, "l.0.block_sparse_moe.switch_mlp.down_proj.weight", MLXQ_BF16, SHAPE(3, ROWS, COLUMNS), stacked);
+  check_dense(*state,
+              "{\"model_type\": \"mixtral\", \"num_local_experts\": 3,"
+              " \"quantization\": {\"group_size\": 32, \"bits\": 3}}",
+              in, expected);
+  mlxq_quant_config_free(config);
+}
+
+/* No family has such rules; a plan must not read rows by another's places. */
+static void test_parts_that_are_not_stored_alike(void **state) {
+  (void)state;
+  static const mlxq_rule RULES[] = {TWO(RULE_ALTERNATE, ".gate_up.weight", ".gate.weight", ".up.weight"),
+                                    TWO(RULE_HALVES, ".gate_up.scales", ".gate.scales", ".up.scales"), END_OF_RULES};
+  static const mlxq_family_traits TRAITS = {.rules = RULES};
+  mlxq_quant_config *config = config_of(MLXQ_MXFP4, 4, 32);
+  mlxq_plan *plan = NULL;
+  mlxq_error error;
+  arranged result = arrange(
+      &TRAITS, "{}", TOLD({"l.gate_up.weight", MLXQ_U32, 3, {2, 6, 8}}, {"l.gate_up.scales", MLXQ_U8, 3, {2, 6, 2}}));
+  mlxq_plan_request request = dense_request(result.checkpoint, result.model, config);
+  assert_int_equal(mlxq_plan_dequantize(&plan, &request, &error), MLXQ_UNSUPPORTED);
+  assert_null(plan);
+  assert_string_equal(error.layer, "l.gate");
+  assert_string_equal(error.key, "l.gate.weight");
+  assert_string_equal(error.message, "its parts are not stored alike");
+  release(&result);
+  mlxq_quant_config_free(config);
+}
+
 #define ON_DISK(function) cmocka_unit_test_setup_teardown(function, make_scratch, remove_scratch)
 
 int main(void) {
@@ -1098,6 +1222,9 @@ int main(void) {
       ON_DISK(test_run_kv_b),
       ON_DISK(test_run_fp8),
       ON_DISK(test_run_fp8_kv_b),
+      ON_DISK(test_dequantize_alternate_blocks),
+      ON_DISK(test_dequantize_packed_experts),
+      cmocka_unit_test(test_parts_that_are_not_stored_alike),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -12,8 +12,6 @@
 #include <time.h>
 #include <unistd.h>
 
-static const mlxq_scheme AFFINE_4_64 = {MLXQ_AFFINE, 4, 64};
-
 /* ---- Helpers --------------------------------------------------------------------------------------------------- */
 
 /* Writes FOLDER/NAME with tensors of three bytes by these names. */

@@ -1,8 +1,6 @@
 /* mlxq_dequantize_weights: which tensors make a triple, what it refuses and in which order, and what it gives. */
 #include "helpers.h"
 
-static const mlxq_scheme AFFINE_4_64 = {MLXQ_AFFINE, 4, 64};
-
 static mlxq_weights *dequantize(const mlxq_weights *in, const mlxq_quant_config *config,
                                 const mlxq_transform_options *options) {
   mlxq_weights *out = NULL;
@@ -31,12 +29,6 @@ enum { BY_DEFAULT, BY_OVERRIDE, BY_OVERRIDE_ALONE, BY_TRUE, SKIPPED, HOW_COUNT }
 
 /* How scales or biases relate to the weight. */
 enum { ABSENT, FITTING, DEEPER, FLATTER, OTHER_LEADING, OTHER_GROUPS, FIT_COUNT };
-
-typedef struct test_scheme {
-  bool any;
-  mlxq_scheme scheme;
-  const char *illegal; /* the key at fault; NULL where MLX has the scheme */
-} test_scheme;
 
 static const test_scheme SCHEMES[] = {
     {false, {MLXQ_AFFINE, 0, 0}, NULL},         {true, {MLXQ_AFFINE, 4, 64}, NULL},
@@ -339,15 +331,6 @@ static void test_sizes_that_overflow(void **state) {
 
 /* ---- Numbers --------------------------------------------------------------------------------------------------- */
 
-static const mlxq_scheme LEGAL[] = {
-    {MLXQ_AFFINE, 2, 32},  {MLXQ_AFFINE, 2, 64},  {MLXQ_AFFINE, 2, 128}, {MLXQ_AFFINE, 3, 32},  {MLXQ_AFFINE, 3, 64},
-    {MLXQ_AFFINE, 3, 128}, {MLXQ_AFFINE, 4, 32},  {MLXQ_AFFINE, 4, 64},  {MLXQ_AFFINE, 4, 128}, {MLXQ_AFFINE, 5, 32},
-    {MLXQ_AFFINE, 5, 64},  {MLXQ_AFFINE, 5, 128}, {MLXQ_AFFINE, 6, 32},  {MLXQ_AFFINE, 6, 64},  {MLXQ_AFFINE, 6, 128},
-    {MLXQ_AFFINE, 8, 32},  {MLXQ_AFFINE, 8, 64},  {MLXQ_AFFINE, 8, 128}, {MLXQ_MXFP4, 4, 32},   {MLXQ_MXFP8, 8, 32},
-    {MLXQ_NVFP4, 4, 16},
-};
-static const mlxq_dtype FLOATS[] = {MLXQ_F16, MLXQ_BF16, MLXQ_F32};
-
 /* The dense weight is what dequantizing the whole array at once gives. */
 static void assert_dequantized(const mlxq_weights *out, const mlxq_weights *in, const char *layer,
                                const mlxq_scheme *scheme, mlxq_profile profile) {
@@ -389,19 +372,20 @@ static void test_every_scheme_dtype_and_rank(void **state) {
     uint64_t shape[4];
   } RANKS[] = {{2, {6, 256}}, {3, {2, 3, 128}}, {4, {1, 2, 3, 256}}, {2, {0, 128}}, {2, {4, 0}}, {3, {2, 0, 128}}};
   seed_random(61);
-  for (size_t s = 0; s < COUNT(LEGAL); s++) {
-    for (size_t d = 0; d < COUNT(FLOATS); d++) {
+  for (size_t s = 0; s < LEGAL_COUNT; s++) {
+    for (size_t d = 0; d < QUANTIZABLE_COUNT; d++) {
       for (size_t r = 0; r < COUNT(RANKS); r++) {
         for (int profile = 0; profile < 2; profile++) {
           mlxq_weights *in = new_weights();
           mlxq_quant_config *config = config_of(LEGAL[s].mode, LEGAL[s].bits, LEGAL[s].group_size);
           mlxq_transform_options options = MLXQ_TRANSFORM_OPTIONS_INIT;
           options.profile = (mlxq_profile)profile;
-          options.dtype = LEGAL[s].mode == MLXQ_AFFINE ? FLOATS[(d + 1) % 3] : FLOATS[d]; /* affine has its own */
-          add_typed_triple(in, &LEGAL[s], FLOATS[d], RANKS[r].rank, RANKS[r].shape);
+          options.dtype =
+              LEGAL[s].mode == MLXQ_AFFINE ? QUANTIZABLE[(d + 1) % 3] : QUANTIZABLE[d]; /* affine has its own */
+          add_typed_triple(in, &LEGAL[s], QUANTIZABLE[d], RANKS[r].rank, RANKS[r].shape);
           mlxq_weights *out = dequantize(in, config, &options);
           assert_int_equal(mlxq_weights_count(out), 1);
-          assert_shape(mlxq_weights_at(out, 0), FLOATS[d], RANKS[r].rank, RANKS[r].shape);
+          assert_shape(mlxq_weights_at(out, 0), QUANTIZABLE[d], RANKS[r].rank, RANKS[r].shape);
           assert_dequantized(out, in, "p", &LEGAL[s], options.profile);
           mlxq_weights_free(out);
           mlxq_weights_free(in);

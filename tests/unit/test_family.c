@@ -363,6 +363,9 @@ static void test_multipliers_with_convolutions(void **state) {
       {"{\"a\": 1, \"ssm_multiplier\": 2}", "l.0.conv.weight", NULL},
       {"{\"a\": 1, \"multiplier\": 2}", "l.0.conv1d.weight", NULL},
       {"{\"a\": 1}", "l.0.conv1d.weight", NULL},
+      {"{\"text_config\": {\"mup_multiplier\": 2}}", "l.0.conv1d.weight", "mup_multiplier"},
+      {"{\"text_config\": {\"b\": 2}}", "l.0.conv1d.weight", NULL},
+      {"{\"text_config\": [\"mup_multiplier\"]}", "l.0.conv1d.weight", NULL},
   };
   for (size_t i = 0; i < COUNT(CASES); i++) {
     mlxq_error error;
@@ -474,6 +477,95 @@ static void test_granite_keeps_small_weights_at_eight_bits(void **state) {
   mlxq_checkpoint_free(llama);
 }
 
+/* ---- What the class changes in the config, and what it reads itself ---------------------------------------------- */
+
+static void assert_edited(const char *config, const char *expected) {
+  mlxq_text text = {0};
+  mlxq_error error;
+  mlxq_checkpoint *checkpoint = describe(config, NULL, 0);
+  if (mlxq_family_edit_config(mlxq_family_of(checkpoint), checkpoint, &error) != MLXQ_OK) fail_msg("%s", error.message);
+  mlxq_json_write(&text, checkpoint->config, 0);
+  assert_string_equal(text.data, expected);
+  mlxq_text_free(&text);
+  mlxq_checkpoint_free(checkpoint);
+}
+
+static void test_the_rope_type_is_renamed(void **state) {
+  (void)state;
+  assert_edited(
+      "{\"model_type\": \"qwen3_5\", \"rope_parameters\": {\"rope_theta\": 10.0, \"rope_type\": \"default\"}, \"a\": "
+      "1}",
+      "{\"model_type\": \"qwen3_5\", \"rope_parameters\": {\"rope_theta\": 10.0, \"type\": \"default\"}, \"a\": 1}");
+  assert_edited(
+      "{\"model_type\": \"qwen3_5\", \"text_config\": {\"rope_parameters\": {\"rope_type\": null}}, \"b\": 2}",
+      "{\"model_type\": \"qwen3_5\", \"text_config\": {\"rope_parameters\": {\"type\": null}}, \"b\": 2}");
+}
+
+static void test_configs_that_stay(void **state) {
+  (void)state;
+  static const char *const CONFIGS[] = {
+      "{\"model_type\": \"llama\", \"rope_parameters\": {\"rope_type\": \"default\"}}",
+      "{\"model_type\": \"qwen3_5\"}",
+      "{\"model_type\": \"qwen3_5\", \"rope_parameters\": [\"rope_type\"]}",
+      "{\"model_type\": \"qwen3_5\", \"rope_parameters\": {\"rope_theta\": 1}}",
+      "{\"model_type\": \"qwen3_5\", \"rope_parameters\": {\"rope_type\": \"a\", \"type\": \"b\"}}",
+      "{\"model_type\": \"qwen3_5\", \"rope_parameters\": {\"rope_type\": \"a\"}, \"text_config\": {}}",
+      "{\"model_type\": \"qwen3_5\", \"text_config\": 3}"};
+  for (size_t i = 0; i < COUNT(CONFIGS); i++) assert_edited(CONFIGS[i], CONFIGS[i]);
+}
+
+static void test_formats_that_classes_read(void **state) {
+  (void)state;
+  static const struct {
+    const char *model_type;
+    bool fp8, mxfp4;
+  } CASES[] = {{"gpt_oss", false, true}, {"deepseek_v3", true, false}, {"minimax", true, false},
+               {"llama", false, false},  {"qwen3_moe", false, false},  {"never_seen", false, false}};
+  for (size_t i = 0; i < COUNT(CASES); i++) {
+    char config[64];
+    snprintf(config, sizeof config, "{\"model_type\": \"%s\"}", CASES[i].model_type);
+    mlxq_checkpoint *checkpoint = describe(config, NULL, 0);
+    const mlxq_family *family = mlxq_family_of(checkpoint);
+    assert_int_equal(mlxq_family_reads(family, "fp8"), CASES[i].fp8);
+    assert_int_equal(mlxq_family_reads(family, "mxfp4"), CASES[i].mxfp4);
+    assert_false(mlxq_family_reads(family, "awq"));
+    mlxq_checkpoint_free(checkpoint);
+  }
+}
+
+static void test_which_layers_may_have_biases(void **state) {
+  (void)state;
+  static const struct {
+    const char *config, *layer;
+    bool may;
+  } CASES[] = {
+      {"\"model_type\": \"llama\"", "model.layers.0.self_attn.q_proj", false},
+      {"\"model_type\": \"llama\", \"attention_bias\": true", "model.layers.0.self_attn.q_proj", true},
+      {"\"model_type\": \"llama\", \"attention_bias\": false", "model.layers.0.self_attn.q_proj", false},
+      {"\"model_type\": \"llama\", \"attention_bias\": true", "model.layers.0.mlp.up_proj", false},
+      {"\"model_type\": \"llama\", \"mlp_bias\": true", "model.layers.0.mlp.up_proj", true},
+      {"\"model_type\": \"llama\", \"mlp_bias\": true", "lm_head", false},
+      {"\"model_type\": \"mistral\", \"mlp_bias\": true", "model.layers.0.mlp.up_proj", false},
+      {"\"model_type\": \"qwen2\"", "model.layers.0.self_attn.q_proj", true},
+      {"\"model_type\": \"qwen2\"", "model.layers.0.self_attn.k_proj", true},
+      {"\"model_type\": \"qwen2_moe\"", "model.layers.0.self_attn.v_proj", true},
+      {"\"model_type\": \"qwen2\"", "model.layers.0.self_attn.o_proj", false},
+      {"\"model_type\": \"qwen3\"", "model.layers.0.self_attn.q_proj", false},
+      {"\"model_type\": \"phi\"", "model.layers.0.self_attn.q_proj", true},
+      {"\"model_type\": \"never_seen\"", "anything", true},
+      {"\"a\": 1", "anything", true},
+  };
+  for (size_t i = 0; i < COUNT(CASES); i++) {
+    char config[128];
+    snprintf(config, sizeof config, "{%s}", CASES[i].config);
+    mlxq_checkpoint *checkpoint = describe(config, NULL, 0);
+    if (mlxq_family_has_bias(mlxq_family_of(checkpoint), checkpoint, CASES[i].layer) != CASES[i].may) {
+      fail_msg("%s, %s: not %d", CASES[i].config, CASES[i].layer, CASES[i].may);
+    }
+    mlxq_checkpoint_free(checkpoint);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_every_family_is_known),
@@ -491,6 +583,10 @@ int main(void) {
       cmocka_unit_test(test_multipliers_with_convolutions),
       cmocka_unit_test(test_the_generic_rule),
       cmocka_unit_test(test_granite_keeps_small_weights_at_eight_bits),
+      cmocka_unit_test(test_the_rope_type_is_renamed),
+      cmocka_unit_test(test_configs_that_stay),
+      cmocka_unit_test(test_formats_that_classes_read),
+      cmocka_unit_test(test_which_layers_may_have_biases),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -8,7 +8,7 @@
 
 #include <inttypes.h>
 
-static const mlxq_scheme LEGAL[] = {
+static const mlxq_scheme SCHEMES[] = {
     {MLXQ_AFFINE, 2, 32},  {MLXQ_AFFINE, 3, 64}, {MLXQ_AFFINE, 4, 64}, {MLXQ_AFFINE, 5, 128}, {MLXQ_AFFINE, 6, 32},
     {MLXQ_AFFINE, 8, 128}, {MLXQ_MXFP4, 4, 32},  {MLXQ_MXFP8, 8, 32},  {MLXQ_NVFP4, 4, 16},
 };
@@ -112,7 +112,7 @@ static void test_quantize_covers_any_shapes(void **state) {
   (void)state;
   seed_random(101);
   for (int round = 0; round < 400; round++) {
-    const mlxq_scheme *scheme = &LEGAL[random_below(COUNT(LEGAL))];
+    const mlxq_scheme *scheme = &SCHEMES[random_below(COUNT(SCHEMES))];
     mlxq_weights *source = new_weights();
     mlxq_quant_config *config = config_of(scheme->mode, scheme->bits, scheme->group_size);
     size_t count = (size_t)random_below(12);
@@ -150,7 +150,7 @@ static void test_dequantize_covers_any_shapes(void **state) {
   (void)state;
   seed_random(102);
   for (int round = 0; round < 400; round++) {
-    const mlxq_scheme *scheme = &LEGAL[random_below(COUNT(LEGAL))];
+    const mlxq_scheme *scheme = &SCHEMES[random_below(COUNT(SCHEMES))];
     mlxq_weights *source = new_weights();
     mlxq_quant_config *config = config_of(scheme->mode, scheme->bits, scheme->group_size);
     size_t count = (size_t)random_below(12);
@@ -190,9 +190,9 @@ static void test_dequantize_covers_any_shapes(void **state) {
 /* Rows of gigabytes are cut as well as rows of bytes. */
 static void test_huge_tensors_keep_small_tiles(void **state) {
   (void)state;
-  for (size_t s = 0; s < COUNT(LEGAL); s++) {
+  for (size_t s = 0; s < COUNT(SCHEMES); s++) {
     mlxq_weights *source = new_weights();
-    mlxq_quant_config *config = config_of(LEGAL[s].mode, LEGAL[s].bits, LEGAL[s].group_size);
+    mlxq_quant_config *config = config_of(SCHEMES[s].mode, SCHEMES[s].bits, SCHEMES[s].group_size);
     describe(source, "wide.weight", MLXQ_F64, SHAPE(2, UINT64_C(1) << 38));
     describe(source, "tall.weight", MLXQ_BF16, SHAPE(UINT64_C(1) << 38, 128));
     describe(source, "table", MLXQ_F32, SHAPE(UINT64_C(1) << 20, UINT64_C(1) << 20));

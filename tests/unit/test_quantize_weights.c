@@ -4,8 +4,6 @@
 #include <math.h>
 #include <pthread.h>
 
-static const mlxq_scheme AFFINE_4_64 = {MLXQ_AFFINE, 4, 64};
-
 static mlxq_weights *quantize(const mlxq_weights *in, const mlxq_quant_config *config,
                               const mlxq_transform_options *options) {
   mlxq_weights *out = NULL;
@@ -40,12 +38,6 @@ static void assert_refused(const mlxq_weights *in, const mlxq_quant_config *conf
 enum { BY_DEFAULT, BY_OVERRIDE, BY_OVERRIDE_ALONE, BY_TRUE, SKIPPED, HOW_COUNT };
 enum { NO_SCALES, SCALES, DEEPER_SCALES, FLATTER_SCALES, OTHER_SCALES, SCALES_COUNT };
 enum { NO_PREDICATE, ACCEPTED, REFUSED, PREDICATE_COUNT };
-
-typedef struct test_scheme {
-  bool any;
-  mlxq_scheme scheme;
-  const char *illegal; /* the key at fault; NULL where MLX has the scheme */
-} test_scheme;
 
 static const test_scheme SCHEMES[] = {
     {false, {MLXQ_AFFINE, 0, 0}, NULL},          {true, {MLXQ_AFFINE, 4, 64}, NULL},
@@ -456,15 +448,6 @@ static void test_a_layer_without_a_name_comes_first(void **state) {
 
 /* ---- Numbers --------------------------------------------------------------------------------------------------- */
 
-static const mlxq_scheme LEGAL[] = {
-    {MLXQ_AFFINE, 2, 32},  {MLXQ_AFFINE, 2, 64},  {MLXQ_AFFINE, 2, 128}, {MLXQ_AFFINE, 3, 32},  {MLXQ_AFFINE, 3, 64},
-    {MLXQ_AFFINE, 3, 128}, {MLXQ_AFFINE, 4, 32},  {MLXQ_AFFINE, 4, 64},  {MLXQ_AFFINE, 4, 128}, {MLXQ_AFFINE, 5, 32},
-    {MLXQ_AFFINE, 5, 64},  {MLXQ_AFFINE, 5, 128}, {MLXQ_AFFINE, 6, 32},  {MLXQ_AFFINE, 6, 64},  {MLXQ_AFFINE, 6, 128},
-    {MLXQ_AFFINE, 8, 32},  {MLXQ_AFFINE, 8, 64},  {MLXQ_AFFINE, 8, 128}, {MLXQ_MXFP4, 4, 32},   {MLXQ_MXFP8, 8, 32},
-    {MLXQ_NVFP4, 4, 16},
-};
-static const mlxq_dtype FLOATS[] = {MLXQ_F16, MLXQ_BF16, MLXQ_F32};
-
 /* The layer's three tensors are what quantizing the whole array at once gives. */
 static void assert_quantized(const mlxq_weights *out, const char *layer, const mlxq_tensor *weight,
                              const mlxq_scheme *scheme, mlxq_profile profile) {
@@ -525,16 +508,16 @@ static void test_every_scheme_dtype_and_rank_round_trips(void **state) {
     uint64_t shape[4];
   } RANKS[] = {{2, {6, 256}}, {3, {2, 3, 128}}, {4, {1, 2, 3, 256}}};
   seed_random(21);
-  for (size_t s = 0; s < COUNT(LEGAL); s++) {
-    for (size_t d = 0; d < COUNT(FLOATS); d++) {
+  for (size_t s = 0; s < LEGAL_COUNT; s++) {
+    for (size_t d = 0; d < QUANTIZABLE_COUNT; d++) {
       for (size_t r = 0; r < COUNT(RANKS); r++) {
         for (int profile = 0; profile < 2; profile++) {
           mlxq_weights *in = new_weights(), *back = NULL;
           mlxq_quant_config *config = config_of(LEGAL[s].mode, LEGAL[s].bits, LEGAL[s].group_size);
           mlxq_transform_options options = with_threads(1);
           options.profile = (mlxq_profile)profile;
-          options.dtype = FLOATS[d];
-          add_random(in, "p.weight", FLOATS[d], RANKS[r].rank, RANKS[r].shape);
+          options.dtype = QUANTIZABLE[d];
+          add_random(in, "p.weight", QUANTIZABLE[d], RANKS[r].rank, RANKS[r].shape);
           mlxq_weights *out = quantize(in, config, &options);
           const mlxq_tensor *weight = mlxq_weights_at(in, 0);
           assert_quantized(out, "p", weight, &LEGAL[s], options.profile);
@@ -542,7 +525,7 @@ static void test_every_scheme_dtype_and_rank_round_trips(void **state) {
           assert_int_equal(mlxq_weights_count(back), 1);
           const mlxq_tensor *dense = mlxq_weights_at(back, 0);
           assert_string_equal(dense->name, "p.weight");
-          assert_shape(dense, FLOATS[d], RANKS[r].rank, RANKS[r].shape);
+          assert_shape(dense, QUANTIZABLE[d], RANKS[r].rank, RANKS[r].shape);
           double lost = 0, whole = 0;
           for (uint64_t i = 0; i < dense->bytes * 8 / mlxq_dtype_bits(dense->dtype); i++) {
             lost += pow(value(weight, i) - value(dense, i), 2);
@@ -561,7 +544,7 @@ static void test_every_scheme_dtype_and_rank_round_trips(void **state) {
 
 static void test_empty_weights(void **state) {
   (void)state;
-  for (size_t s = 0; s < COUNT(LEGAL); s++) {
+  for (size_t s = 0; s < LEGAL_COUNT; s++) {
     const mlxq_scheme *scheme = &LEGAL[s];
     uint64_t words = 128 * (uint64_t)scheme->bits / 32, groups = 128 / (uint64_t)scheme->group_size;
     mlxq_weights *in = new_weights(), *back = NULL;
@@ -633,6 +616,20 @@ static void test_any_number_of_threads_makes_the_same_bytes(void **state) {
     mlxq_quant_config_free(config);
   }
   mlxq_weights_free(in);
+}
+
+static void test_an_unknown_profile(void **state) {
+  (void)state;
+  mlxq_weights *in = new_weights(), *out = (mlxq_weights *)(uintptr_t)16;
+  mlxq_quant_config *config = config_of(MLXQ_AFFINE, 4, 64);
+  mlxq_transform_options options = MLXQ_TRANSFORM_OPTIONS_INIT;
+  mlxq_error error;
+  options.profile = (mlxq_profile)9;
+  assert_int_equal(mlxq_quantize_weights(&out, in, config, NULL, NULL, &options, &error), MLXQ_USAGE);
+  assert_error(&error, MLXQ_USAGE, "", "profile");
+  assert_null(out);
+  mlxq_weights_free(in);
+  mlxq_quant_config_free(config);
 }
 
 /* ---- Options --------------------------------------------------------------------------------------------------- */
@@ -727,12 +724,12 @@ static void test_unaligned_data(void **state) {
   (void)state;
   static const mlxq_scheme CHOSEN[] = {{MLXQ_AFFINE, 4, 32}, {MLXQ_NVFP4, 4, 16}};
   for (size_t s = 0; s < COUNT(CHOSEN); s++) {
-    for (size_t d = 0; d < COUNT(FLOATS); d++) {
+    for (size_t d = 0; d < QUANTIZABLE_COUNT; d++) {
       for (size_t shift = 1; shift < 8; shift++) {
         mlxq_weights *aligned = new_weights(), *in = new_weights();
         mlxq_quant_config *config = config_of(CHOSEN[s].mode, CHOSEN[s].bits, CHOSEN[s].group_size);
-        add_random(aligned, "a.weight", FLOATS[d], SHAPE(33, 96));
-        add_random(aligned, "a.bias", FLOATS[d], SHAPE(33));
+        add_random(aligned, "a.weight", QUANTIZABLE[d], SHAPE(33, 96));
+        add_random(aligned, "a.bias", QUANTIZABLE[d], SHAPE(33));
         unsigned char *blocks[2];
         for (size_t i = 0; i < 2; i++) {
           const mlxq_tensor *tensor = mlxq_weights_at(aligned, i);
@@ -789,18 +786,18 @@ static void put_bad(unsigned char *data, mlxq_dtype dtype, uint64_t index, int k
 static void test_a_bad_element_is_told(void **state) {
   (void)state;
   static const uint64_t PLACES[] = {0, 1, 31, 32, 63, 64, 127, 128, 190, 191};
-  for (size_t s = 0; s < COUNT(LEGAL); s++) {
+  for (size_t s = 0; s < LEGAL_COUNT; s++) {
     if (192 % LEGAL[s].group_size != 0) continue;
     mlxq_quant_config *config = config_of(LEGAL[s].mode, LEGAL[s].bits, LEGAL[s].group_size);
-    for (size_t d = 0; d < COUNT(FLOATS); d++) {
+    for (size_t d = 0; d < QUANTIZABLE_COUNT; d++) {
       for (size_t i = 0; i < COUNT(PLACES); i++) {
         mlxq_weights *in = new_weights();
-        add_random(in, "fine.weight", FLOATS[d], SHAPE(1, 192));
-        add_random(in, "m.layers.0.weight", FLOATS[d], SHAPE(1, 192));
-        add_random(in, "later.weight", FLOATS[d], SHAPE(1, 192));
-        put_bad(bytes_of(in, "m.layers.0.weight"), FLOATS[d], PLACES[i], (int)(i % 4));
-        put_bad(bytes_of(in, "m.layers.0.weight"), FLOATS[d], 191, (int)((i + 1) % 4));
-        put_bad(bytes_of(in, "later.weight"), FLOATS[d], 0, 0);
+        add_random(in, "fine.weight", QUANTIZABLE[d], SHAPE(1, 192));
+        add_random(in, "m.layers.0.weight", QUANTIZABLE[d], SHAPE(1, 192));
+        add_random(in, "later.weight", QUANTIZABLE[d], SHAPE(1, 192));
+        put_bad(bytes_of(in, "m.layers.0.weight"), QUANTIZABLE[d], PLACES[i], (int)(i % 4));
+        put_bad(bytes_of(in, "m.layers.0.weight"), QUANTIZABLE[d], 191, (int)((i + 1) % 4));
+        put_bad(bytes_of(in, "later.weight"), QUANTIZABLE[d], 0, 0);
         assert_first_bad(in, config, 1, "m.layers.0", PLACES[i]);
         mlxq_weights_free(in);
       }
@@ -841,23 +838,23 @@ static void test_the_first_bad_element_of_many_tiles(void **state) {
 
 static void test_nonfinite_groups_may_pass(void **state) {
   (void)state;
-  for (size_t s = 0; s < COUNT(LEGAL); s++) {
+  for (size_t s = 0; s < LEGAL_COUNT; s++) {
     const mlxq_scheme *scheme = &LEGAL[s];
     uint64_t group = (uint64_t)scheme->group_size, words = group * (uint64_t)scheme->bits / 32;
-    for (size_t d = 0; d < COUNT(FLOATS); d++) {
+    for (size_t d = 0; d < QUANTIZABLE_COUNT; d++) {
       mlxq_weights *clean = new_weights(), *in = new_weights();
       mlxq_quant_config *config = config_of(scheme->mode, scheme->bits, scheme->group_size);
       mlxq_transform_options options = with_threads(2);
       options.allow_nonfinite = true;
       seed_random(51);
-      add_random(clean, "p.weight", FLOATS[d], SHAPE(4, 512));
+      add_random(clean, "p.weight", QUANTIZABLE[d], SHAPE(4, 512));
       seed_random(51);
-      add_random(in, "p.weight", FLOATS[d], SHAPE(4, 512));
+      add_random(in, "p.weight", QUANTIZABLE[d], SHAPE(4, 512));
       uint64_t groups = 4 * 512 / group;
       bool bad[4 * 512 / 16] = {false};
       for (int kind = 0; kind < 4; kind++) {
         uint64_t index = 300 + 450 * (uint64_t)kind;
-        put_bad(bytes_of(in, "p.weight"), FLOATS[d], index, kind);
+        put_bad(bytes_of(in, "p.weight"), QUANTIZABLE[d], index, kind);
         bad[index / group] = true;
       }
       mlxq_weights *expected = quantize(clean, config, NULL), *out = quantize(in, config, &options);
@@ -876,7 +873,7 @@ static void test_nonfinite_groups_may_pass(void **state) {
           } else if (scheme->mode == MLXQ_AFFINE) {
             assert_true(size == 4
                             ? isnan(((const float *)found)[g])
-                            : (((const uint16_t *)found)[g] & 0x7FFF) > (FLOATS[d] == MLXQ_F16 ? 0x7C00 : 0x7F80));
+                            : (((const uint16_t *)found)[g] & 0x7FFF) > (QUANTIZABLE[d] == MLXQ_F16 ? 0x7C00 : 0x7F80));
           } else {
             assert_int_equal(found[g], scheme->mode == MLXQ_NVFP4 ? 0x7F : 0xFF);
           }
@@ -906,6 +903,7 @@ int main(void) {
       cmocka_unit_test(test_every_scheme_dtype_and_rank_round_trips),
       cmocka_unit_test(test_empty_weights),
       cmocka_unit_test(test_any_number_of_threads_makes_the_same_bytes),
+      cmocka_unit_test(test_an_unknown_profile),
       cmocka_unit_test(test_no_options_are_the_initial_ones),
       cmocka_unit_test(test_an_unknown_version),
       cmocka_unit_test(test_profiles_differ),

@@ -12,8 +12,6 @@
 #include <time.h>
 #include <unistd.h>
 
-static const mlxq_scheme AFFINE_4_64 = {MLXQ_AFFINE, 4, 64};
-
 /* ---- Helpers --------------------------------------------------------------------------------------------------- */
 
 /* One conversion from a checkpoint on disk into a working folder beside it. */

@@ -57,7 +57,7 @@ INLINE __m512 decode_scales(bool e8m0, __m512i bytes) {
 /* ---- Quantize -------------------------------------------------------------------------------------------------- */
 
 /* What a block's elements are multiplied with (nvfp4 of float32, cpu: divided by); in words, what is subtracted from
- * the magnitudes of bfloat16s to the same end where the scale is a power of two. */
+ * the magnitudes of 16-bit floats to the same end where the scale is a power of two. */
 typedef struct factors {
   float values[BLOCK];
   int32_t words[BLOCK];
@@ -67,8 +67,17 @@ INLINE bool divides(micro_format format, bool gpu, mlxq_dtype dtype) {
   return !format.e8m0 && !gpu && dtype == MLXQ_F32;
 }
 
-INLINE bool is_shift(micro_format format, mlxq_dtype dtype) {
-  return format.e8m0 && dtype == MLXQ_BF16;
+/* Whether 16 bits hold a quotient: divided by a power of two, a normal float has another exponent. */
+INLINE bool has_quotient_words(micro_format format, mlxq_dtype dtype) {
+  return format.e8m0 && dtype != MLXQ_F32;
+}
+
+INLINE int mantissa_bits(mlxq_dtype dtype) {
+  return dtype == MLXQ_F16 ? 10 : 7;
+}
+
+INLINE __mmask32 is_subnormal_half(__m512i magnitude) {
+  return _mm512_cmplt_epi16_mask(magnitude, _mm512_set1_epi16(0x400));
 }
 
 /* Scale bytes of sixteen groups with these largest magnitudes, and the factors. Where the scale is a power of two,
@@ -90,10 +99,11 @@ INLINE bool scales16(micro_format format, bool gpu, mlxq_dtype dtype, __m512 ama
     *bytes = e;
     _mm512_storeu_ps(factor->values,
                      _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_sub_epi32(_mm512_set1_epi32(254), e), 23)));
-    /* As a bfloat16 shows the exponent of E2M1's values, and as E4M3 has its own. Zeros are to stay small: below 2^-9.
+    /* As the dtype shows the exponent of E2M1's values, and as E4M3 has its own. Zeros are to stay small: below 2^-9.
      */
+    const int bias = format.bits == 4 ? 127 : dtype == MLXQ_F16 ? 127 - 15 + 7 : 7;
     __m512i word = _mm512_max_epi32(e, _mm512_set1_epi32(16));
-    word = _mm512_slli_epi32(_mm512_sub_epi32(word, _mm512_set1_epi32(format.bits == 4 ? 127 : 7)), 7);
+    word = _mm512_sll_epi32(_mm512_sub_epi32(word, _mm512_set1_epi32(bias)), _mm_cvtsi32_si128(mantissa_bits(dtype)));
     word = _mm512_mask_blend_epi16(0xAAAAAAAA, word, _mm512_slli_epi32(word, 16));
     store512(factor->words, word);
     return true;
@@ -122,15 +132,18 @@ INLINE pair quotients(micro_format format, bool gpu, mlxq_dtype dtype, const uin
 /* 32 codes of E4M3, as words. */
 INLINE __m512i encode_e4m3_words(bool gpu, mlxq_dtype dtype, const uint8_t *dense, const factors *factor,
                                  size_t group) {
-  if (is_shift(MXFP8, dtype)) {
-    __m512i w = load512(dense);
-    __m512i x =
-        _mm512_sub_epi16(_mm512_and_si512(w, _mm512_set1_epi16(0x7FFF)), _mm512_set1_epi32(factor->words[group]));
-    __mmask32 is_subnormal = _mm512_cmplt_epi16_mask(x, _mm512_set1_epi16(0x80));
+  if (has_quotient_words(MXFP8, dtype)) {
+    const int dropped = mantissa_bits(dtype) - 3;
+    __m512i w = load512(dense), magnitude = _mm512_and_si512(w, _mm512_set1_epi16(0x7FFF));
+    __m512i x = _mm512_sub_epi16(magnitude, _mm512_set1_epi32(factor->words[group]));
+    __mmask32 is_subnormal = _mm512_cmplt_epi16_mask(x, _mm512_set1_epi16((int16_t)(8 << dropped)));
+    if (dtype == MLXQ_F16) is_subnormal |= is_subnormal_half(magnitude);
     if (__builtin_expect(is_subnormal == 0, 1)) {
-      __mmask32 odd = _mm512_test_epi16_mask(x, _mm512_set1_epi16(0x10));
-      x = _mm512_add_epi16(x, _mm512_set1_epi16(7));
-      x = _mm512_srli_epi16(_mm512_mask_add_epi16(x, odd, x, _mm512_set1_epi16(1)), 4);
+      __mmask32 odd = _mm512_test_epi16_mask(x, _mm512_set1_epi16((int16_t)(1 << dropped)));
+      x = _mm512_add_epi16(x, _mm512_set1_epi16((int16_t)((1 << (dropped - 1)) - 1)));
+      x = _mm512_mask_add_epi16(x, odd, x, _mm512_set1_epi16(1));
+      x = dtype == MLXQ_F16 ? _mm512_srli_epi16(x, 7) : _mm512_srli_epi16(x, 4);
+      if (dtype == MLXQ_F16) x = _mm512_min_epi16(x, _mm512_set1_epi16(0x7E)); /* a subnormal scale is rounded far */
       return _mm512_ternarylogic_epi32(x, _mm512_srli_epi16(w, 8), _mm512_set1_epi16(0x80), 0xF8); /* a | (b & c) */
     }
   }
@@ -164,26 +177,36 @@ INLINE __m512i place16(micro_format format, bool gpu, mlxq_dtype dtype, __m512 q
 static const uint16_t CODE_OF_PLACE[32] = {4, 4, 5, 5, 6, 6, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7,
                                            7, 7, 7, 7, 0, 1, 1, 1, 1, 1, 1, 2, 2, 2, 3, 3};
 
+/* The places of 32 quotients that words hold. Float16s that are subnormal have the code 0: see encode_e2m1_words. */
+INLINE __m512i quotient_places(bool gpu, mlxq_dtype dtype, __m512i w, int32_t subtracted) {
+  const int dropped = mantissa_bits(dtype) - 2;
+  const __m512i quarter = _mm512_set1_epi16(dtype == MLXQ_F16 ? 0x3400 : 0x3E80);
+  __m512i x = _mm512_and_si512(w, _mm512_set1_epi16(0x7FFF));
+  __mmask32 taken = dtype == MLXQ_F16 ? _knot_mask32(is_subnormal_half(x)) : UINT32_MAX;
+  x = _mm512_max_epi16(_mm512_maskz_sub_epi16(taken, x, _mm512_set1_epi32(subtracted)), quarter);
+  __m512i places = _mm512_add_epi16(x, _mm512_set1_epi16((int16_t)((1 << dropped) - 1)));
+  if (gpu) {
+    __mmask32 upper = _mm512_test_epi16_mask(x, _mm512_set1_epi16((int16_t)(2 << dropped)));
+    places = _mm512_mask_add_epi16(places, upper, places, _mm512_set1_epi16(1));
+  }
+  return dtype == MLXQ_F16 ? _mm512_srli_epi16(places, 8) : _mm512_srli_epi16(places, 5);
+}
+
 /* 32 codes of E2M1, as words. */
 INLINE __m512i encode_e2m1_words(micro_format format, bool gpu, mlxq_dtype dtype, const uint8_t *dense,
                                  const factors *factor, size_t group) {
   __m512i places, signs;
-  if (is_shift(format, dtype)) {
+  /* A float16 below 2^-14, multiplied with 2^12, is no more than .25. */
+  if (has_quotient_words(format, dtype) && (dtype == MLXQ_BF16 || factor->values[group] <= 0x1p12f)) {
     signs = load512(dense);
-    __m512i x =
-        _mm512_sub_epi16(_mm512_and_si512(signs, _mm512_set1_epi16(0x7FFF)), _mm512_set1_epi32(factor->words[group]));
-    x = _mm512_max_epi16(x, _mm512_set1_epi16(0x3E80));
-    places = _mm512_add_epi16(x, _mm512_set1_epi16((1 << 5) - 1));
-    if (gpu) {
-      __mmask32 upper = _mm512_test_epi16_mask(x, _mm512_set1_epi16(1 << 6));
-      places = _mm512_mask_add_epi16(places, upper, places, _mm512_set1_epi16(1));
-    }
+    places = quotient_places(gpu, dtype, signs, factor->words[group]);
   } else {
     pair q = quotients(format, gpu, dtype, dense, &factor->values[group]);
     signs = upper_halves(_mm512_castps_si512(q.even), _mm512_castps_si512(q.odd));
     places = upper_halves(place16(format, gpu, dtype, q.even), place16(format, gpu, dtype, q.odd));
+    places = _mm512_srli_epi16(places, 5);
   }
-  __m512i codes = _mm512_permutexvar_epi16(_mm512_srli_epi16(places, 5), load512(CODE_OF_PLACE));
+  __m512i codes = _mm512_permutexvar_epi16(places, load512(CODE_OF_PLACE));
   __mmask32 negative = _mm512_movepi16_mask(signs);
   if (!gpu) negative = _mm512_mask_test_epi16_mask(negative, codes, codes); /* no -0 */
   return _mm512_mask_add_epi16(codes, negative, codes, _mm512_set1_epi16(8));
