@@ -6,8 +6,9 @@ JOBS := $(shell nproc)
 DEMO := $(BUILD)/demo
 SOURCES = $(shell find include src cli tests fuzz -name '*.[ch]')
 PREFIX ?= /usr/local
+FUZZ_SECONDS ?= 1800
 
-.PHONY: all demo test test-long analyze coverage test-threads test-valgrind lint format bench install clean dependencies \
+.PHONY: all demo test test-long analyze coverage test-threads test-valgrind fuzz lint format bench install clean dependencies \
   test-dependencies
 
 all: dependencies $(BUILD)/build.ninja
@@ -85,10 +86,14 @@ test-long: test analyze coverage test-threads test-valgrind
 	@$(BUILD)/tests/checkkern --long
 	@case $$(uname -m) in aarch64 | arm64) ;; \
 	  *) tests/checkkern/neon.sh aarch64-linux-gnu-gcc qemu-aarch64 --long ;; esac
+	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=600
+
+# Every fuzzer for FUZZ_SECONDS.
+fuzz:
 	@scripts/install-dependencies.sh fuzz
 	@cmake -G Ninja -S . -B $(BUILD)/fuzz -DCMAKE_C_COMPILER=clang -DMLXQ_SANITIZE=ON -DMLXQ_FUZZ=ON >/dev/null
 	@ninja -C $(BUILD)/fuzz
-	@scripts/fuzz.sh $(BUILD)/fuzz 600
+	@scripts/fuzz.sh $(BUILD)/fuzz $(FUZZ_SECONDS)
 
 # mlxq beside mlx_lm.convert, in one run; see bench/README.md.
 bench: test-dependencies all

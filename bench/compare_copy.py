@@ -12,6 +12,7 @@ import os
 import shutil
 import statistics
 import tempfile
+import time
 from pathlib import Path
 
 from compare_convert import measure, tensors_of
@@ -22,6 +23,7 @@ def main():
     parser.add_argument("--mlxq", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True, help="a dense folder")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rest", type=float, default=0, help="seconds before each run: disks of rented machines have bursts")
     parser.add_argument("--on", type=Path, help="where results go; default: beside the model")
     options = parser.parse_args()
     source, mlxq = str(options.model.resolve()), str(options.mlxq.resolve())
@@ -39,6 +41,8 @@ def main():
     try:
         for _ in range(options.rounds):
             for what, command in commands.items():
+                os.sync()
+                time.sleep(options.rest)
                 taken, memory = measure(command, scratch / "log")
                 seconds[what].append(taken)
                 peak[what].append(memory)

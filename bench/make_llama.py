@@ -109,7 +109,7 @@ def write_tokenizer(folder):
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
-def main():
+def options_of(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("folder", type=Path, help="a finished checkpoint with the same config.json is left as it is")
     parser.add_argument("--layers", type=int, default=16)
@@ -118,17 +118,21 @@ def main():
     parser.add_argument("--vocab", type=int, default=32000)
     parser.add_argument("--shards", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    o = parser.parse_args()
+    o = parser.parse_args(arguments)
     if o.hidden % (HEAD_SIZE * QUERIES_PER_KEY):
         parser.error(f"--hidden must be a multiple of {HEAD_SIZE * QUERIES_PER_KEY}")
+    return o
 
+
+def make(o, rng):
+    """Writes the checkpoint, with numbers from `rng`."""
     config = json.dumps(config_of(o), indent=2)
     config_path = o.folder / "config.json"  # written last, so its presence says that the checkpoint is whole
     if config_path.exists() and config_path.read_text() == config:
         print(f"{o.folder} exists already")
         return
     o.folder.mkdir(parents=True)
-    shapes, rng, weight_map = tensor_shapes(o), np.random.default_rng(o.seed), {}
+    shapes, weight_map = tensor_shapes(o), {}
     for i, names in enumerate(split(shapes, o.shards)):
         file = f"model-{i + 1:05}-of-{o.shards:05}.safetensors"
         write_shard(o.folder / file, names, shapes, rng)
@@ -142,4 +146,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    options = options_of()
+    make(options, np.random.default_rng(options.seed))

@@ -47,7 +47,7 @@ typedef struct mlxq_stretch {
 static mlxq_stretch take_stretch(mlxq_run_state *state) {
   enum { MAX_TILES = 32, SHARES = 4 };
   uint64_t all = state->request->plan->tile_count, taken = atomic_load(&state->next_tile);
-  uint64_t tiles = taken < all ? (all - taken) / (SHARES * state->workers) : 0;
+  uint64_t tiles = taken < all ? (all - taken) / ((uint64_t)SHARES * state->workers) : 0;
   if (tiles > MAX_TILES) tiles = MAX_TILES;
   if (tiles == 0) tiles = 1;
   uint64_t first = atomic_fetch_add(&state->next_tile, tiles);

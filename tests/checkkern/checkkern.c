@@ -4,7 +4,8 @@
  * rounding, clamp and fallback, at any alignment and count of groups, with guard bytes around outputs. Inputs end where
  * their allocation ends, so that AddressSanitizer sees a read beyond. Kernels that this machine cannot run are printed;
  * it is a failure if one that it can run was not run. --bench prints the speed of all side by side, --long tries
- * many more inputs, --quick fewer: for emulators. */
+ * many more inputs, all float32s for casts and 16385 around each boundary of codes among them, --quick fewer: for
+ * emulators. */
 #include "kernels/kernel_list.h"
 
 #include <inttypes.h>
@@ -59,6 +60,9 @@ static const struct {
 };
 
 static const mlxq_dtype DTYPES[] = {MLXQ_BF16, MLXQ_F16, MLXQ_F32};
+
+/* Of --long; as many or more also ask for what is exhaustive. */
+enum { ROUNDS = 10, LONG_ROUNDS = 500 };
 
 static unsigned long failures;
 
@@ -342,6 +346,46 @@ static void sweep_quantize(kernel *tested, mlxq_kernel_args *args) {
   free(dense);
 }
 
+/* The magnitudes that a format's codes stand for, or for affine the codes; their count. */
+static size_t code_values(int format, float *values) {
+  static const float E2M1[] = {0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f};
+  const size_t count = FORMATS[format].affine        ? (size_t)1 << FORMATS[format].bits
+                       : format == MLXQ_FORMAT_MXFP8 ? 127
+                                                     : COUNT(E2M1);
+  for (size_t i = 0; i < count; i++) {
+    if (FORMATS[format].affine) {
+      values[i] = (float)i;
+    } else if (format == MLXQ_FORMAT_MXFP8) {
+      values[i] = i < 8 ? (float)i * 0x1p-9f : ldexpf((float)(8 + i % 8), (int)(i / 8) - 10);
+    } else {
+      values[i] = E2M1[i];
+    }
+  }
+  return count;
+}
+
+/* Every float32 that is `reach` units or less from a boundary between two codes, at a few scales. */
+static void sweep_boundaries(kernel *tested, mlxq_kernel_args *args, uint32_t reach) {
+  static const float UNITS[] = {1.0f, -1.0f, 0x1p-9f, 1.375f * 0x1p3f, 0.0317f};
+  const size_t size = args->group_size, near = 2 * (size_t)reach + 1;
+  float codes[256];
+  const size_t count = code_values(tested->format, codes);
+  args->groups = near / (size - 2) + 1; /* its largest and smallest value rule a group */
+  uint8_t *dense = allocate(args->groups * size * sizeof(float));
+  for (size_t i = 0; i < (count - 1) * COUNT(UNITS); i++) {
+    const float unit = UNITS[i % COUNT(UNITS)], *code = &codes[i / COUNT(UNITS)];
+    const float rulers[] = {codes[count - 1] * unit, 0.0f}, boundary = (code[0] + code[1]) / 2 * unit;
+    uint32_t bits, next = 0;
+    memcpy(&bits, &boundary, sizeof bits);
+    for (size_t at = 0; at < args->groups * size; at++) {
+      float x = at % size < 2 ? rulers[at % size] : float_of(bits - reach + next++ % (uint32_t)near);
+      memcpy(dense + at * sizeof x, &x, sizeof x);
+    }
+    check_quantize(tested, args, dense, 0);
+  }
+  free(dense);
+}
+
 /* Every code with every scale byte; for affine, with many scales and biases. */
 static void sweep_dequantize(kernel *tested, mlxq_kernel_args *args) {
   const unsigned bits = FORMATS[tested->format].bits;
@@ -384,6 +428,9 @@ static void check_format(kernel *tested, unsigned rounds) {
                                  .dtype = DTYPES[d],
                                  .group_size = FORMATS[tested->format].smallest_group << size};
         if (size == 0) (tested->kind == QUANTIZE ? sweep_quantize : sweep_dequantize)(tested, &args);
+        if (size == 0 && tested->kind == QUANTIZE && args.dtype == MLXQ_F32) {
+          sweep_boundaries(tested, &args, rounds < LONG_ROUNDS ? 64 : 8192);
+        }
         for (args.groups = 0; args.groups <= 40; args.groups++) attempt(tested, &args, PATTERNS, args.groups % 7);
         for (unsigned round = 0; round < rounds; round++) {
           for (int pattern = 0; pattern < PATTERNS; pattern++) {
@@ -432,6 +479,26 @@ static void check_cast(kernel *tested, unsigned rounds) {
       }
     }
   }
+}
+
+/* All float32s. */
+static void sweep_cast(kernel *tested, mlxq_dtype to) {
+  const size_t elems = (size_t)1 << 20, width = dtype_bytes(to);
+  const mlxq_kernel_args args = {.dtype = to, .group_size = 1, .groups = elems};
+  uint32_t *source = allocate(elems * sizeof *source);
+  for (uint64_t first = 0; first < (uint64_t)1 << 32; first += elems) {
+    output out[2];
+    for (size_t i = 0; i < elems; i++) source[i] = (uint32_t)(first + i);
+    for (int i = 0; i < 2; i++) {
+      out[i] = new_output(elems * width, 0);
+      (i == 0 ? reference_of(tested) : tested)->cast(MLXQ_F32, to, source, out[i].at, elems);
+    }
+    if (!same_output(&out[0], &out[1])) report(tested, &args, "all float32s", &out[0], &out[1]);
+    free(out[0].allocation);
+    free(out[1].allocation);
+  }
+  free(source);
+  tested->runs++;
 }
 
 /* ---- Matrices -------------------------------------------------------------------------------------------------- */
@@ -717,7 +784,7 @@ static bool isas_are_right(void) {
 }
 
 int main(int argc, char **argv) {
-  unsigned rounds = 10;
+  unsigned rounds = ROUNDS;
   if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
     size_t elems = argc > 3 ? strtoul(argv[3], NULL, 10) : BENCH_ELEMS;
     if (elems == 0 || elems % LEAST_BENCH_ELEMS != 0) {
@@ -727,7 +794,7 @@ int main(int argc, char **argv) {
     bench(argc > 2 && strcmp(argv[2], "all") != 0 ? argv[2] : NULL, elems);
     return 0;
   }
-  if (argc > 1 && strcmp(argv[1], "--long") == 0) rounds = 50 * rounds;
+  if (argc > 1 && strcmp(argv[1], "--long") == 0) rounds = LONG_ROUNDS;
   if (argc > 1 && strcmp(argv[1], "--quick") == 0) rounds = 1;
   unsigned usable = 0, run = 0;
   for (size_t i = 0; i < COUNT(kernels); i++) {
@@ -741,6 +808,8 @@ int main(int argc, char **argv) {
     switch (tested->kind) {
       case CAST:
         check_cast(tested, rounds);
+        if (rounds >= LONG_ROUNDS) sweep_cast(tested, MLXQ_BF16);
+        if (rounds >= LONG_ROUNDS) sweep_cast(tested, MLXQ_F16);
         break;
       case TRANSPOSE:
         check_matrices(tested, rounds, try_transpose);
