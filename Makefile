@@ -103,6 +103,8 @@ bench: test-dependencies all
 	@$(BUILD)/venv/bin/python bench/make_awq.py $(BUILD)/bench/awq
 	@$(BUILD)/venv/bin/python bench/compare_import.py --mlxq $(BUILD)/mlxq --model $(BUILD)/bench/awq
 	@$(BUILD)/venv/bin/python bench/compare_copy.py --mlxq $(BUILD)/mlxq --model $(BUILD)/bench/llama --on $(BUILD)/bench
+	@$(BUILD)/venv/bin/python bench/growth.py --mlxq $(BUILD)/mlxq --on $(BUILD)/bench
+	@bench/without_division.sh affine4 affine8 nvfp4
 
 install: all
 	@DESTDIR=$(DESTDIR) cmake --install $(BUILD) --prefix $(PREFIX)
