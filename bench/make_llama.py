@@ -131,18 +131,16 @@ def make(o, rng):
     if config_path.exists() and config_path.read_text() == config:
         print(f"{o.folder} exists already")
         return
-    o.folder.mkdir(parents=True)
+    o.folder.mkdir(parents=True, exist_ok=True)
     shapes, weight_map = tensor_shapes(o), {}
     for i, names in enumerate(split(shapes, o.shards)):
         file = f"model-{i + 1:05}-of-{o.shards:05}.safetensors"
         write_shard(o.folder / file, names, shapes, rng)
         weight_map |= dict.fromkeys(names, file)
-    total = 2 * sum(map(math.prod, shapes.values()))
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    index = {"metadata": {"total_size": 2 * sum(map(math.prod, shapes.values()))}, "weight_map": weight_map}
     (o.folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
     write_tokenizer(o.folder)
     config_path.write_text(config)
-    print(f"{o.folder}: {len(shapes)} tensors, {total / 1e9:.2f} GB in {o.shards} shards")
 
 
 if __name__ == "__main__":

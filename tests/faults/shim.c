@@ -9,6 +9,7 @@
  *
  * Calls that the C library makes on its own are not seen, but for its allocations. glibc only. */
 #undef _FILE_OFFSET_BITS /* both open and open64 are defined here */
+#undef _FORTIFY_SOURCE   /* its headers define some of these functions themselves */
 #include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
