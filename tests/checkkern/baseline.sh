@@ -25,9 +25,10 @@ for object in "$@"; do
     ;;
   *)
     baseline=$((baseline + 1))
-    # All VEX and EVEX encoded vector instructions begin with v; the others that do are verr, verw and vm*.
+    # All VEX and EVEX encoded vector instructions begin with v, those of mask registers with k; the others that begin with v
+    # are verr, verw and vm*.
     if "$objdump" -d --no-show-raw-insn "$object" |
-      grep -E '%[yz]mm|	v[a-z0-9]+ ' | grep -v -E '	(verr|verw|vm[a-z]+) *($| %?[re]?[a-d]x)'; then
+      grep -E '%[yz]mm|%k[0-7]|	v[a-z0-9]+ ' | grep -v -E '	(verr|verw|vm[a-z]+) *($| %?[re]?[a-d]x)'; then
       echo "$object has these instructions"
       status=1
     fi
