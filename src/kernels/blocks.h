@@ -32,6 +32,21 @@ typedef struct quantize_call {
   size_t first_bad; /* the first non-finite element, or MLXQ_ALL_FINITE */
 } quantize_call;
 
+/* Of a call's arguments; `scale_bytes` of a group, `biases` NULL where the format has none. */
+INLINE quantize_call new_call(mlxq_quantize_fn rest, const mlxq_kernel_args *args, unsigned bits, size_t scale_bytes,
+                              const void *dense, void *packed, void *scales, void *biases) {
+  return (quantize_call){.args = args,
+                         .rest = rest,
+                         .dense = dense,
+                         .packed = packed,
+                         .scales = scales,
+                         .biases = biases,
+                         .dense_bytes = args->group_size * dtype_bytes(args->dtype),
+                         .packed_bytes = args->group_size / 8 * bits,
+                         .scale_bytes = scale_bytes,
+                         .first_bad = MLXQ_ALL_FINITE};
+}
+
 /* Groups first .. first + count by the other kernel; not inlined: what is rare should not crowd the loops. */
 static __attribute__((noinline, unused)) void leave(quantize_call *call, size_t first, size_t count) {
   mlxq_kernel_args args = *call->args;

@@ -165,15 +165,7 @@ INLINE size_t quantize(micro_format format, bool gpu, mlxq_dtype dtype, quantize
 
 INLINE size_t quantize_any(micro_format format, mlxq_quantize_fn ref, const mlxq_kernel_args *args, const void *dense,
                            void *packed, void *scales) {
-  const quantize_call call = {.args = args,
-                              .rest = ref,
-                              .dense = dense,
-                              .packed = packed,
-                              .scales = scales,
-                              .dense_bytes = format.group_size * dtype_bytes(args->dtype),
-                              .packed_bytes = format.group_size / 8 * format.bits,
-                              .scale_bytes = 1,
-                              .first_bad = MLXQ_ALL_FINITE};
+  const quantize_call call = new_call(ref, args, format.bits, 1, dense, packed, scales, NULL);
 #define CALL(gpu, dtype) quantize(format, gpu, dtype, call)
   return SPECIALISE(args, CALL);
 #undef CALL

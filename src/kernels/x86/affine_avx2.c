@@ -85,16 +85,7 @@ INLINE size_t quantize(unsigned bits, bool gpu, mlxq_dtype dtype, quantize_call 
 
 INLINE size_t quantize_any(unsigned bits, mlxq_quantize_fn ref, const mlxq_kernel_args *args, const void *dense,
                            void *packed, void *scales, void *biases) {
-  const quantize_call call = {.args = args,
-                              .rest = ref,
-                              .dense = dense,
-                              .packed = packed,
-                              .scales = scales,
-                              .biases = biases,
-                              .dense_bytes = args->group_size * dtype_bytes(args->dtype),
-                              .packed_bytes = args->group_size / 8 * bits,
-                              .scale_bytes = dtype_bytes(args->dtype),
-                              .first_bad = MLXQ_ALL_FINITE};
+  const quantize_call call = new_call(ref, args, bits, dtype_bytes(args->dtype), dense, packed, scales, biases);
 #define CALL(gpu, dtype) quantize(bits, gpu, dtype, call)
   return SPECIALISE(args, CALL);
 #undef CALL

@@ -161,16 +161,7 @@ INLINE size_t quantize(unsigned bits, mlxq_dtype dtype, quantize_call call) {
 
 INLINE size_t quantize_any(unsigned bits, mlxq_quantize_fn rest, const mlxq_kernel_args *args, const void *dense,
                            void *packed, void *scales, void *biases) {
-  const quantize_call call = {.args = args,
-                              .rest = rest,
-                              .dense = dense,
-                              .packed = packed,
-                              .scales = scales,
-                              .biases = biases,
-                              .dense_bytes = args->group_size * dtype_bytes(args->dtype),
-                              .packed_bytes = args->group_size / 8 * bits,
-                              .scale_bytes = dtype_bytes(args->dtype),
-                              .first_bad = MLXQ_ALL_FINITE};
+  const quantize_call call = new_call(rest, args, bits, dtype_bytes(args->dtype), dense, packed, scales, biases);
 #define CALL(gpu, dtype) quantize(bits, dtype, call) /* which finds the profile in its arguments */
   return FOR_DTYPE(args, false, CALL);
 #undef CALL
