@@ -131,14 +131,15 @@ static void read_old(const mlxq_journal *journal, old_line *lines, uint64_t key)
 /* Sums up a file in pieces. False where it cannot be read, or where the caller does not want to wait. */
 static bool sum_file(uint64_t *sum, const mlxq_journal_request *request, int fd, uint64_t bytes, uint64_t before) {
   enum { PIECE_BYTES = 1 << 20 };
+  const mlxq_cancel cancel = {request->cancelled, request->user};
   uint64_t total = mlxq_total_bytes(request->plan->outputs);
   unsigned char *piece = mlxq_alloc(PIECE_BYTES, 1);
   bool readable = piece != NULL;
   *sum = 0;
   for (uint64_t at = 0; readable && at < bytes;) {
     size_t part = bytes - at < PIECE_BYTES ? (size_t)(bytes - at) : PIECE_BYTES;
-    readable = !(request->cancelled && request->cancelled(request->user)) &&
-               mlxq_file_read_at(fd, piece, part, at, NULL, NULL) == MLXQ_OK;
+    readable =
+        mlxq_cancel_check(&cancel, NULL) == MLXQ_OK && mlxq_file_read_at(fd, piece, part, at, NULL, NULL) == MLXQ_OK;
     if (!readable) break;
     *sum += mlxq_journal_sum(at, piece, part);
     at += part;
@@ -186,8 +187,8 @@ static mlxq_status check_old(mlxq_journal *journal, const mlxq_journal_request *
     journal->reused_bytes += tensor_bytes(plan, &plan->files[i]);
   }
   free(lines);
-  if (!any || !request->cancelled || !request->cancelled(request->user)) return MLXQ_OK;
-  return mlxq_fail(error, MLXQ_CANCELLED, NULL, NULL, "interrupted");
+  const mlxq_cancel cancel = {request->cancelled, request->user};
+  return any ? mlxq_cancel_check(&cancel, error) : MLXQ_OK;
 }
 
 /* ---- Writing --------------------------------------------------------------------------------------------------- */

@@ -56,6 +56,7 @@ static mlxq_stretch take_stretch(mlxq_run_state *state) {
 
 static void work(mlxq_run_state *state, bool on_calling_thread) {
   const mlxq_run_request *request = state->request;
+  const mlxq_cancel cancel = {request->cancelled, request->user};
   mlxq_worker worker;
   mlxq_error error;
   uint64_t written = 0;
@@ -70,11 +71,8 @@ static void work(mlxq_run_state *state, bool on_calling_thread) {
     if (stretch.next == stretch.end) stretch = take_stretch(state);
     uint64_t tile = stretch.next++;
     if (tile >= atomic_load(&state->end_tile)) break;
-    if (request->cancelled && request->cancelled(request->user)) {
-      status = mlxq_fail(&error, MLXQ_CANCELLED, NULL, NULL, "interrupted");
-    } else {
-      status = mlxq_worker_tile(&worker, tile, &written, &error);
-    }
+    status = mlxq_cancel_check(&cancel, &error);
+    if (status == MLXQ_OK) status = mlxq_worker_tile(&worker, tile, &written, &error);
     if (status != MLXQ_OK) {
       keep_failure(state, tile, status, &error);
       continue;
