@@ -10,29 +10,19 @@ cd "$(dirname "$0")/.."
 }
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-cp -r include src tests "$work"
-sed -i 's/_mm256_div_ps/_mm256_mul_ps/' "$work"/src/kernels/x86/affine_avx2.c "$work"/src/kernels/x86/micro_avx2.c
-build() { # FOLDER: its checkkern
-  for file in "$1"/src/kernels/ref/*.c "$1"/src/kernels/kernels.c "$1"/src/kernels/x86/*.c "$1"/src/tensor/dtype.c \
-    "$1"/tests/checkkern/checkkern.c; do
-    case $file in
-    *_avx2.c) flags="-mavx2 -mfma -mf16c" ;;
-    *_avx512.c) flags="-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512" ;;
-    *) flags="" ;;
-    esac
-    # shellcheck disable=SC2086  # a list of words
-    ${CC:-gcc} -std=c17 -O3 -DNDEBUG -D_GNU_SOURCE -ffp-contract=off -I"$1/include" -I"$1/src" $flags -c "$file" \
-      -o "$work/$(basename "$file" .c).o"
-  done
-  ${CC:-gcc} "$work"/*.o -lm -lpthread -o "$2"
-  rm "$work"/*.o
-}
-build . "$work/divides"
-build "$work" "$work/multiplies"
+for way in divides multiplies; do
+  mkdir "$work/$way"
+  cp -r CMakeLists.txt cmake cli fuzz include src tests examples "$work/$way"
+done
+sed -i 's/_mm256_div_ps/_mm256_mul_ps/' "$work"/multiplies/src/kernels/x86/affine_avx2.c "$work"/multiplies/src/kernels/x86/micro_avx2.c
+for way in divides multiplies; do
+  cmake -G Ninja -S "$work/$way" -B "$work/$way/build" >/dev/null
+  ninja -C "$work/$way/build" checkkern >/dev/null
+done
 for format in "${@:-affine4}"; do
   for round in 1 2 3; do # in turn, so that a change in the machine's load falls on both
     for way in divides multiplies; do
-      "$work/$way" --bench "$format" | grep -E '^quantize.*BF16' | sed "s/^/$round $way: /"
+      "$work/$way/build/tests/checkkern" --bench "$format" | grep -E '^quantize.*BF16' | sed "s/^/$round $way: /"
     done
   done
 done
