@@ -3,13 +3,17 @@
 #include "print.h"
 
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
 
-static volatile sig_atomic_t interrupted;
+/* Workers read it too, for which sig_atomic_t is not enough. */
+static atomic_int interrupted;
+
+_Static_assert(ATOMIC_INT_LOCK_FREE == 2, "a signal handler needs a lock-free atomic");
 
 /* The process runs one command; there is one watch. */
 static struct {
@@ -23,12 +27,12 @@ static struct {
 
 static void on_signal(int number) {
   (void)number;
-  interrupted = 1;
+  atomic_store(&interrupted, 1);
 }
 
 static bool is_cancelled(void *user) {
   (void)user;
-  return interrupted != 0;
+  return atomic_load(&interrupted) != 0;
 }
 
 static double seconds_since(const struct timespec *then) {
