@@ -61,6 +61,7 @@ INLINE __m512 decode_scales(bool e8m0, __m512i bytes) {
 typedef struct factors {
   float values[BLOCK];
   int32_t words[BLOCK];
+  int32_t least[BLOCK]; /* the lowest of such differences that is a normal E4M3, of a normal float16 */
 } factors;
 
 INLINE bool divides(micro_format format, bool gpu, mlxq_dtype dtype) {
@@ -106,6 +107,10 @@ INLINE bool scales16(micro_format format, bool gpu, mlxq_dtype dtype, __m512 ama
     word = _mm512_sll_epi32(_mm512_sub_epi32(word, _mm512_set1_epi32(bias)), _mm_cvtsi32_si128(mantissa_bits(dtype)));
     word = _mm512_mask_blend_epi16(0xAAAAAAAA, word, _mm512_slli_epi32(word, 16));
     store512(factor->words, word);
+    if (dtype == MLXQ_F16 && format.bits == 8) {
+      const __m512i least = _mm512_set1_epi16(0x400);
+      store512(factor->least, _mm512_max_epi16(least, _mm512_sub_epi16(least, word)));
+    }
     return true;
   }
   *bytes = encode_e4m3_magnitude(s);
@@ -136,8 +141,8 @@ INLINE __m512i encode_e4m3_words(bool gpu, mlxq_dtype dtype, const uint8_t *dens
     const int dropped = mantissa_bits(dtype) - 3;
     __m512i w = load512(dense), magnitude = _mm512_and_si512(w, _mm512_set1_epi16(0x7FFF));
     __m512i x = _mm512_sub_epi16(magnitude, _mm512_set1_epi32(factor->words[group]));
-    __mmask32 is_subnormal = _mm512_cmplt_epi16_mask(x, _mm512_set1_epi16((int16_t)(8 << dropped)));
-    if (dtype == MLXQ_F16) is_subnormal |= is_subnormal_half(magnitude);
+    const int32_t least = dtype == MLXQ_F16 ? factor->least[group] : (8 << dropped) * 0x10001;
+    __mmask32 is_subnormal = _mm512_cmplt_epi16_mask(x, _mm512_set1_epi32(least));
     if (__builtin_expect(is_subnormal == 0, 1)) {
       __mmask32 odd = _mm512_test_epi16_mask(x, _mm512_set1_epi16((int16_t)(1 << dropped)));
       x = _mm512_add_epi16(x, _mm512_set1_epi16((int16_t)((1 << (dropped - 1)) - 1)));
