@@ -172,31 +172,50 @@ static void pack_row(unsigned bits, uint8_t *words, const uint8_t *codes, size_t
   }
 }
 
+/* The inputs of a group: `first` up to `end`. */
+static size_t group_end(const mlxq_foreign_layer *layer, size_t first) {
+  size_t left = (size_t)layer->ins - first;
+  return first + (left < layer->group_ins ? left : (size_t)layer->group_ins);
+}
+
 /* Moves the codes of a row so that the zero point of every group is 2^bits, in one bit more. */
 static void widen_row(const mlxq_foreign_layer *layer, const uint8_t *words, const float *zeros, mlxq_fit *fit,
                       uint8_t *result) {
-  size_t ins = (size_t)layer->ins, group_ins = (size_t)layer->group_ins;
+  size_t ins = (size_t)layer->ins;
   uint8_t *codes = fit->once;
   unpack_row(layer->bits, codes, words, ins);
-  for (size_t i = 0; i < ins; i++) {
-    codes[i] = (uint8_t)(codes[i] + (1u << layer->bits) - (unsigned)zeros[i / group_ins]);
+  for (size_t first = 0, end; first < ins; first = end, zeros++) {
+    const uint8_t shift = (uint8_t)((1u << layer->bits) - (unsigned)*zeros);
+    end = group_end(layer, first);
+    for (size_t i = first; i < end; i++) codes[i] = (uint8_t)(codes[i] + shift);
   }
   pack_row((unsigned)layer->scheme.bits, result, codes, ins);
+}
+
+/* What codes of a group stand for: (code - zero) * scale, or where zeros are scaled, scale * code + bias. */
+static void dequantize_codes(const uint8_t *codes, size_t count, float scale, const float *zero, const float *bias,
+                             float *dense) {
+  if (zero) {
+    for (size_t i = 0; i < count; i++) dense[i] = ((float)codes[i] - *zero) * scale;
+  } else {
+    for (size_t i = 0; i < count; i++) dense[i] = scale * (float)codes[i] + *bias;
+  }
 }
 
 /* Dequantizes a row to floats. False where a group index is out of range. */
 static bool dequantize_row(const mlxq_foreign_layer *layer, const uint8_t *words, const float *scales,
                            const float *zeros, const float *biases, const int32_t *group_index, mlxq_fit *fit,
                            float *dense) {
-  size_t ins = (size_t)layer->ins, group_ins = (size_t)layer->group_ins;
+  size_t ins = (size_t)layer->ins;
   uint8_t *codes = fit->once;
   bool scaled = layer->zero_rule == MLXQ_ZERO_SCALED;
   unpack_row(layer->bits, codes, words, ins);
-  for (size_t i = 0; i < ins; i++) {
-    size_t group = group_index ? (size_t)group_index[i] : i / group_ins;
+  for (size_t first = 0, end, group = 0; first < ins; first = end, group++) {
+    end = group_index ? first + 1 : group_end(layer, first);
+    if (group_index) group = (size_t)group_index[first];
     if (group >= layer->groups) return false;
-    const float code = (float)codes[i];
-    dense[i] = scaled ? scales[group] * code + biases[group] : (code - zeros[group]) * scales[group];
+    const float *zero = scaled ? NULL : &zeros[group];
+    dequantize_codes(codes + first, end - first, scales[group], zero, &biases[group], dense + first);
   }
   return true;
 }
