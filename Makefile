@@ -4,7 +4,7 @@ BUILD := build
 JOBS := $(shell nproc)
 # The checkout is the sample's home; its result goes here.
 DEMO := $(BUILD)/demo
-SOURCES = $(shell find include src cli tests fuzz -name '*.[ch]')
+SOURCES = $(shell find include src cli tests fuzz bench -name '*.[ch]')
 PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 1800
 
@@ -96,15 +96,22 @@ fuzz:
 	@scripts/fuzz.sh $(BUILD)/fuzz $(FUZZ_SECONDS)
 
 # mlxq beside mlx_lm.convert, in one run; see bench/README.md.
-bench: test-dependencies all
+bench: test-dependencies
+	@cmake -G Ninja -S . -B $(BUILD) -DBUILD_TESTING=ON >/dev/null
+	@ninja -C $(BUILD)
+	@$(BUILD)/tests/checkkern --bench
+	@for options in "" "--profile gpu" "--dtype F16" "--dtype F32"; do \
+	  $(BUILD)/venv/bin/python bench/compare_kernels.py --rounds 3 $$options \
+	    --library "$$(ls $(BUILD)/libmlxq.so $(BUILD)/libmlxq.dylib 2>/dev/null | head -n 1)" || exit; done
+	@$(BUILD)/bench/import_tiles
+	@bench/without_division.sh affine4 affine8 nvfp4
 	@$(BUILD)/venv/bin/python bench/make_llama.py $(BUILD)/bench/llama
-	@$(BUILD)/venv/bin/python bench/compare_kernels.py --library "$$(ls $(BUILD)/libmlxq.so $(BUILD)/libmlxq.dylib 2>/dev/null | head -n 1)"
 	@$(BUILD)/venv/bin/python bench/compare_convert.py --mlxq $(BUILD)/mlxq --model $(BUILD)/bench/llama
 	@$(BUILD)/venv/bin/python bench/make_awq.py $(BUILD)/bench/awq
 	@$(BUILD)/venv/bin/python bench/compare_import.py --mlxq $(BUILD)/mlxq --model $(BUILD)/bench/awq
-	@$(BUILD)/venv/bin/python bench/compare_copy.py --mlxq $(BUILD)/mlxq --model $(BUILD)/bench/llama --on $(BUILD)/bench
+	@bench/on_tmpfs.sh $(BUILD)/venv/bin/python $(BUILD)/mlxq $(BUILD)/bench/llama
+	@$(BUILD)/venv/bin/python bench/compare_copy.py --mlxq $(BUILD)/mlxq --model $(BUILD)/bench/llama --on $(BUILD)/bench --rest 3
 	@$(BUILD)/venv/bin/python bench/growth.py --mlxq $(BUILD)/mlxq --on $(BUILD)/bench
-	@bench/without_division.sh affine4 affine8 nvfp4
 
 install: all
 	@DESTDIR=$(DESTDIR) cmake --install $(BUILD) --prefix $(PREFIX)

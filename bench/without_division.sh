@@ -12,7 +12,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 for way in divides multiplies; do
   mkdir "$work/$way"
-  cp -r CMakeLists.txt cmake cli fuzz include src tests examples "$work/$way"
+  cp -r CMakeLists.txt bench cli cmake examples fuzz include src tests "$work/$way"
 done
 sed -i 's/_mm256_div_ps/_mm256_mul_ps/' "$work"/multiplies/src/kernels/x86/affine_avx2.c "$work"/multiplies/src/kernels/x86/micro_avx2.c
 for way in divides multiplies; do
