@@ -50,14 +50,15 @@ uint64_t mlxq_tensor_elems(const mlxq_tensor *tensor) {
 }
 
 /* The slot of a name, or the empty slot where it would go. The table always has empty slots. Names are compared as
- * `layer` followed by `suffix`. */
+ * `name` followed by `suffix`; a name that is looked up may hold a NUL, which none in the map does. */
 static size_t find_slot(const mlxq_weights *weights, uint64_t hash, const char *name, size_t length,
                         const char *suffix) {
   size_t mask = weights->slot_count - 1;
   for (size_t slot = (size_t)hash & mask;; slot = (slot + 1) & mask) {
     if (weights->slots[slot] == 0) return slot;
     const char *other = weights->entries[weights->slots[slot] - 1].tensor.name;
-    if (strncmp(other, name, length) == 0 && strcmp(other + length, suffix) == 0) return slot;
+    if (strnlen(other, length) < length || memcmp(other, name, length) != 0) continue;
+    if (strcmp(other + length, suffix) == 0) return slot;
   }
 }
 

@@ -370,6 +370,24 @@ static void test_names_that_were_chosen_to_collide(void **state) {
   mlxq_weights_free(map);
 }
 
+/* A key of an index may hold a NUL. Its search meets names equal up to there, and reads no further in them. */
+static void test_a_name_with_a_nul_is_not_there(void **state) {
+  (void)state;
+  enum { LENGTH = 100000 };
+  char *name = calloc(1, LENGTH + 1);
+  assert_non_null(name);
+  mlxq_weights *map = new_weights();
+  add_random(map, "a", MLXQ_U8, SHAPE(1));
+  name[0] = 'a';
+  for (int i = 0; i < 1000; i++) { /* some of them meet it */
+    memcpy(name + 2, &i, sizeof i);
+    assert_true(mlxq_weights_index(map, name, LENGTH) == SIZE_MAX);
+  }
+  assert_int_equal(mlxq_weights_index(map, name, 1), 0);
+  mlxq_weights_free(map);
+  free(name);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_dtypes),
@@ -389,6 +407,7 @@ int main(void) {
       cmocka_unit_test(test_a_hundred_thousand_names),
       cmocka_unit_test(test_growth),
       cmocka_unit_test(test_names_that_were_chosen_to_collide),
+      cmocka_unit_test(test_a_name_with_a_nul_is_not_there),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
