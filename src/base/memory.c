@@ -51,7 +51,13 @@ bool mlxq_grow(void **items, size_t count, size_t *capacity, size_t elem_bytes) 
   return true;
 }
 
-enum { ARENA_BLOCK_BYTES = 64 * 1024, ARENA_ALIGNMENT = 16 };
+/* Under sanitizers each allocation is a block of its own, so that they see a read beyond it. */
+#if defined(MLXQ_SANITIZED)
+enum { ARENA_BLOCK_BYTES = 0 };
+#else
+enum { ARENA_BLOCK_BYTES = 64 * 1024 };
+#endif
+enum { ARENA_ALIGNMENT = 16 };
 
 struct mlxq_arena_block {
   struct mlxq_arena_block *next;
@@ -61,17 +67,19 @@ struct mlxq_arena_block {
 
 void *mlxq_arena_alloc(mlxq_arena *arena, size_t bytes) {
   if (bytes > SIZE_MAX / 2) return NULL;
-  size_t rounded = (bytes + ARENA_ALIGNMENT - 1) / ARENA_ALIGNMENT * ARENA_ALIGNMENT;
+  if (bytes == 0) bytes = 1; /* a place of its own */
   struct mlxq_arena_block *block = arena->blocks;
-  if (!block || block->capacity - block->used < rounded) {
-    size_t capacity = rounded > ARENA_BLOCK_BYTES ? rounded : ARENA_BLOCK_BYTES;
+  if (!block || block->capacity - block->used < bytes) {
+    size_t capacity = bytes > ARENA_BLOCK_BYTES ? bytes : ARENA_BLOCK_BYTES;
     block = mlxq_alloc(1, sizeof *block + capacity);
     if (!block) return NULL;
     *block = (struct mlxq_arena_block){.next = arena->blocks, .capacity = capacity};
     arena->blocks = block;
   }
   void *result = block->bytes + block->used;
-  block->used += rounded;
+  size_t rounded = (bytes + ARENA_ALIGNMENT - 1) / ARENA_ALIGNMENT * ARENA_ALIGNMENT,
+         left = block->capacity - block->used;
+  block->used += rounded < left ? rounded : left;
   return result;
 }
 
