@@ -14,6 +14,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
@@ -315,7 +318,7 @@ static void try_dequantize(kernel *tested, const mlxq_kernel_args *args, enum pa
 /* Every value of a 16-bit dtype that is no larger than what rules the group, or for float32 every upper half with some
  * lower halves: so every boundary between codes is met from both sides, at a few scales. */
 static void sweep_quantize(kernel *tested, mlxq_kernel_args *args) {
-  static const float UNITS[] = {1.0f, -1.0f, 0x1p-9f, 1.375f * 0x1p3f};
+  static const float UNITS[] = {1.0f, -1.0f, 0x1p-9f, 1.375f * 0x1p3f, 0x1p-12f, 0x1p-13f, 1.25f * 0x1p-23f};
   static const uint16_t LOW_HALVES[] = {0, 1, 0x8000, 0xFFFF};
   const bool wide = args->dtype == MLXQ_F32;
   const size_t width = dtype_bytes(args->dtype), size = args->group_size,
@@ -364,22 +367,42 @@ static size_t code_values(int format, float *values) {
   return count;
 }
 
-/* Every float32 that is `reach` units or less from a boundary between two codes, at a few scales. */
+/* Every float that is `reach` units or less from a boundary between two codes, at a few scales: about 2^-12 and 2^-13,
+ * where halves and quarters are no longer normal float16s, and so small that the scale itself is none. */
 static void sweep_boundaries(kernel *tested, mlxq_kernel_args *args, uint32_t reach) {
-  static const float UNITS[] = {1.0f, -1.0f, 0x1p-9f, 1.375f * 0x1p3f, 0.0317f};
-  const size_t size = args->group_size, near = 2 * (size_t)reach + 1;
+  static const float UNITS[] = {1.0f,
+                                -1.0f,
+                                0x1p-9f,
+                                1.375f * 0x1p3f,
+                                0.0317f,
+                                0x1p-12f,
+                                -0x1p-12f,
+                                0x1p-12f * (1 + 0x1p-7f),
+                                0x1p-12f * (1 - 0x1p-8f),
+                                0x1p-13f,
+                                0x1p-13f * (1 + 0x1p-7f),
+                                0x1p-13f * (1 - 0x1p-8f),
+                                1.25f * 0x1p-23f};
+  const size_t size = args->group_size, near = 2 * (size_t)reach + 1, width = dtype_bytes(args->dtype);
+  const uint32_t sign = width == 4 ? 0x80000000u : 0x8000u;
   float codes[256];
   const size_t count = code_values(tested->format, codes);
   args->groups = near / (size - 2) + 1; /* its largest and smallest value rule a group */
-  uint8_t *dense = allocate(args->groups * size * sizeof(float));
+  uint8_t *dense = allocate(args->groups * size * width);
   for (size_t i = 0; i < (count - 1) * COUNT(UNITS); i++) {
     const float unit = UNITS[i % COUNT(UNITS)], *code = &codes[i / COUNT(UNITS)];
-    const float rulers[] = {codes[count - 1] * unit, 0.0f}, boundary = (code[0] + code[1]) / 2 * unit;
-    uint32_t bits, next = 0;
-    memcpy(&bits, &boundary, sizeof bits);
+    const float first = codes[count - 1] * unit, boundary = (code[0] + code[1]) / 2 * unit;
+    uint32_t ruler = 0, bits = 0, next = 0;
+    mlxq_cast_ref(MLXQ_F32, args->dtype, &first, &ruler, 1);
+    mlxq_cast_ref(MLXQ_F32, args->dtype, &boundary, &bits, 1);
+    const int64_t middle = bits & ~sign, most = ruler & ~sign;
     for (size_t at = 0; at < args->groups * size; at++) {
-      float x = at % size < 2 ? rulers[at % size] : float_of(bits - reach + next++ % (uint32_t)near);
-      memcpy(dense + at * sizeof x, &x, sizeof x);
+      uint32_t x = at % size == 0 ? ruler : 0;
+      if (at % size >= 2) {
+        int64_t magnitude = middle - (int64_t)reach + (int64_t)(next++ % near);
+        x = (bits & sign) | (uint32_t)(magnitude < 0 ? 0 : magnitude > most ? most : magnitude);
+      }
+      memcpy(dense + at * width, &x, width);
     }
     check_quantize(tested, args, dense, 0);
   }
@@ -428,8 +451,8 @@ static void check_format(kernel *tested, unsigned rounds) {
                                  .dtype = DTYPES[d],
                                  .group_size = FORMATS[tested->format].smallest_group << size};
         if (size == 0) (tested->kind == QUANTIZE ? sweep_quantize : sweep_dequantize)(tested, &args);
-        if (size == 0 && tested->kind == QUANTIZE && args.dtype == MLXQ_F32) {
-          sweep_boundaries(tested, &args, rounds < LONG_ROUNDS ? 64 : 8192);
+        if (size == 0 && tested->kind == QUANTIZE) {
+          sweep_boundaries(tested, &args, rounds < LONG_ROUNDS || args.dtype != MLXQ_F32 ? 64 : 8192);
         }
         for (args.groups = 0; args.groups <= 40; args.groups++) attempt(tested, &args, PATTERNS, args.groups % 7);
         for (unsigned round = 0; round < rounds; round++) {
@@ -758,10 +781,14 @@ static void bench(const char *only, size_t elems) {
   free(data.source);
 }
 
-/* Whether mlxq_isa_usable says what the compiler's own look at the processor says. */
+/* Whether mlxq_isa_usable says what the compiler's own look at the processor says. It includes the operating system's;
+ * F16C, whose name not every compiler knows, needs no more than AVX2 of it. */
 static bool isas_are_right(void) {
 #if defined(__x86_64__)
-  bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const unsigned f16c = 1u << 29;
+  unsigned eax, ebx, ecx, edx;
+  bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+              __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & f16c) != 0;
   bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   const struct {

@@ -99,6 +99,19 @@ with_little_memory() {
   (ulimit -v 40000 && "$@")
 }
 
+# The instruction sets that --cpu names and this machine has
+cpu_levels() {
+  cpu_flags=$(grep -m 1 '^flags' /proc/cpuinfo 2>/dev/null) || cpu_flags=
+  echo ref
+  for level in avx2:avx2:fma:f16c avx512:avx2:fma:f16c:avx512f:avx512bw:avx512dq:avx512vl; do
+    for flag in $(echo "${level#*:}" | tr : ' '); do
+      case " $cpu_flags " in *" $flag "*) ;; *) continue 2 ;; esac
+    done
+    echo "${level%%:*}"
+  done
+  case $(uname -m) in aarch64 | arm64) echo neon ;; esac
+}
+
 # slow FOLDER: a model of which four files are finished at once, and the three of the last layer take a while, with
 # --max-shard-size 9K
 slow() {

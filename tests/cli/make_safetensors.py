@@ -11,6 +11,7 @@ DIMS is 4x64, 7, or empty for a scalar. FILL says what the elements are:
     hole         zeros that take no space on the disk, for large files
     nan@I, inf@I, -inf@I   as (absent), but for element I
     groups@N     element i is i // N
+    finite       as (absent), but for F8_E4M3: no NaN among the bytes
 With --header the text is the header as it stands, true or not: --length overrides the length word before it, and
 --data is the number of zero bytes that follow.
 """
@@ -57,6 +58,8 @@ def elements(name, dtype, count, fill):
     values = (n / 2**31 - 1 if floating else n for n in numbers(name, period))
     data = bytearray(b"".join(pack(dtype, value) for value in values) * (count // period))
     data += data[: (count - count // period * period) * BYTES[dtype]]
+    if fill == "finite":
+        return data.translate(bytes(code & 0xFE if code & 0x7F == 0x7F else code for code in range(256)))
     special = re.fullmatch(r"(nan|inf|-inf)@(\d+)", fill)
     if special:
         at = int(special[2]) * BYTES[dtype]

@@ -2,6 +2,8 @@
  * stops a run, and which of several errors is told. */
 #include "run/run.h"
 
+#include "base/error.h"
+#include "checkpoint/report.h"
 #include "helpers.h"
 #include "run/publish.h"
 #include "run/stats.h"
@@ -409,6 +411,14 @@ static void test_a_sink_that_is_gone(void **state) {
   mlxq_weights_free(in);
 }
 
+static unsigned long long element_told(const mlxq_error *error) {
+  unsigned long long index = 0;
+  const char *digit = strpbrk(error->message, "0123456789");
+  assert_non_null(digit);
+  assert_int_equal(sscanf(digit, "%llu", &index), 1);
+  return index;
+}
+
 /* Of many tiles that fail, the lowest is told, however the workers are scheduled. */
 static void test_the_lowest_tile_is_told(void **state) {
   enum { ROWS = 4000, COLUMNS = 1024 };
@@ -426,18 +436,183 @@ static void test_the_lowest_tile_is_told(void **state) {
   job_on_disk job = open_job(*state, config_of(MLXQ_AFFINE, 4, 64), true, UINT64_C(1) << 30);
   for (int round = 0; round < 24; round++) {
     mlxq_error error;
-    unsigned long long index = 0;
     prepare(&job);
     job.request.threads = 1 + (unsigned)round % 8;
     assert_int_equal(mlxq_run(&job.request, &error), MLXQ_NON_FINITE);
     assert_string_equal(error.layer, "a");
     assert_string_equal(error.key, "a.weight");
     assert_string_equal(error.file, path_in(*state, "src/model-00001-of-00001.safetensors"));
-    const char *digit = strpbrk(error.message, "0123456789");
-    assert_non_null(digit);
-    assert_int_equal(sscanf(digit, "%llu", &index), 1);
-    assert_int_equal(index, 1900 * COLUMNS + 5);
+    assert_int_equal(element_told(&error), 1900 * COLUMNS + 5);
     mlxq_staging_close(&job.staging);
+  }
+  close_job(&job);
+  mlxq_weights_free(in);
+}
+
+/* ---- Stretches ------------------------------------------------------------------------------------------------- */
+
+/* Layers of a tile each: one or two workers take 32 tiles at a time, 8 take 21, 64 take two. */
+enum { MANY = 700, OUTPUTS = 3 };
+static const unsigned CREWS[] = {1, 2, 8, 64};
+
+/* The element `nan_at` of the layers in `bad` is NaN. */
+static mlxq_weights *write_many_layers(const void *folder, const size_t *bad, size_t bad_count, size_t nan_at) {
+  const uint32_t nan = 0x7FC00000;
+  mlxq_weights *shard = new_weights();
+  char name[64];
+  make_source(folder);
+  seed_random(205);
+  for (size_t i = 0; i < MANY; i++) {
+    snprintf(name, sizeof name, "l.%zu.weight", i);
+    add_random(shard, name, MLXQ_F32, SHAPE(1 + i % 3, 128));
+  }
+  for (size_t i = 0; i < bad_count; i++) {
+    snprintf(name, sizeof name, "l.%zu.weight", bad[i]);
+    memcpy(bytes_of(shard, name) + 4 * nan_at, &nan, 4);
+  }
+  return write_shards(folder, &shard, 1);
+}
+
+static void test_stretches(void **state) {
+  mlxq_weights *in = write_many_layers(*state, NULL, 0, 0), *expected = NULL;
+  job_on_disk job = open_job(*state, config_of(MLXQ_AFFINE, 4, 64), true, 20000);
+  assert_int_equal(job.plan->tile_count, MANY);
+  assert_int_equal(mlxq_quantize_weights(&expected, in, job.config, NULL, NULL, NULL, NULL), MLXQ_OK);
+  for (size_t i = 0; i < COUNT(CREWS); i++) {
+    mlxq_error error;
+    observer seen = {.thread = pthread_self(), .cancel_at = UINT64_MAX};
+    prepare(&job);
+    job.request.threads = CREWS[i];
+    job.request.progress = watch;
+    job.request.cancelled = is_cancelled;
+    job.request.user = &seen;
+    if (mlxq_run(&job.request, &error) != MLXQ_OK) fail_msg("%s: %s: %s", error.file, error.key, error.message);
+    assert_written(&job, expected);
+    assert_int_equal(atomic_load(&seen.polls), MANY);
+    assert_int_equal(seen.total, mlxq_total_bytes(job.plan->outputs));
+    assert_int_equal(seen.done, seen.total);
+    if (CREWS[i] == 1) assert_int_equal(seen.calls, MANY + 1);
+    mlxq_staging_close(&job.staging);
+  }
+  close_job(&job);
+  mlxq_weights_free(expected);
+  mlxq_weights_free(in);
+}
+
+static void test_nan_late_in_many_tiles(void **state) {
+  static const size_t BAD[] = {668, 626, 658, 627}; /* one is in the same stretch, the others in later ones */
+  mlxq_weights *in = write_many_layers(*state, BAD, COUNT(BAD), 77);
+  job_on_disk job = open_job(*state, config_of(MLXQ_AFFINE, 4, 64), true, UINT64_C(1) << 30);
+  for (unsigned round = 0; round < 5 * COUNT(CREWS); round++) {
+    mlxq_error error;
+    prepare(&job);
+    job.request.threads = CREWS[round % COUNT(CREWS)];
+    assert_int_equal(mlxq_run(&job.request, &error), MLXQ_NON_FINITE);
+    assert_string_equal(error.layer, "l.626");
+    assert_string_equal(error.key, "l.626.weight");
+    assert_int_equal(element_told(&error), 77);
+    mlxq_staging_close(&job.staging);
+  }
+  close_job(&job);
+  mlxq_weights_free(in);
+}
+
+/* Takes what a run makes: how often each output came; fails at some, and holds the run up at another. */
+typedef struct taker {
+  _Atomic unsigned came[MANY * OUTPUTS];
+  size_t held, low, high; /* layers; the first two wait until `high` has failed, if `waits` */
+  bool waits;
+  atomic_bool high_failed;
+} taker;
+
+static mlxq_status take(void *user, size_t output, uint64_t offset, const void *data, size_t bytes, mlxq_error *error) {
+  taker *t = user;
+  const size_t layer = output / OUTPUTS;
+  (void)offset, (void)data, (void)bytes;
+  const bool waits = t->waits && (layer == t->held || layer == t->low);
+  for (int i = 0; waits && i < 30000 && !atomic_load(&t->high_failed); i++) {
+    nanosleep(&(struct timespec){0, 1000000}, NULL);
+  }
+  if (layer == t->low || layer == t->high) {
+    if (layer == t->high) atomic_store(&t->high_failed, true);
+    return mlxq_fail(error, MLXQ_NO_SPACE, NULL, NULL, "layer %zu", layer);
+  }
+  atomic_fetch_add(&t->came[output], 1);
+  return MLXQ_OK;
+}
+
+static void start_taking(job_on_disk *job, taker *t, unsigned threads) {
+  for (size_t i = 0; i < COUNT(t->came); i++) atomic_init(&t->came[i], 0);
+  t->held = t->low = t->high = MANY;
+  t->waits = false;
+  atomic_init(&t->high_failed, false);
+  job->request = (mlxq_run_request){.plan = job->plan,
+                                    .source_files = job->checkpoint->files,
+                                    .isa = MLXQ_ISA_COUNT,
+                                    .threads = threads,
+                                    .store = take,
+                                    .look_user = t};
+}
+
+/* The number of layers that came, each whole and once. */
+static uint64_t layers_that_came(taker *t) {
+  uint64_t layers = 0;
+  for (size_t i = 0; i < MANY; i++) {
+    const unsigned count = atomic_load(&t->came[i * OUTPUTS]);
+    assert_true(count <= 1);
+    for (size_t k = 1; k < OUTPUTS; k++) assert_int_equal(atomic_load(&t->came[i * OUTPUTS + k]), count);
+    layers += count;
+  }
+  return layers;
+}
+
+/* No tile is made after the poll that says no, whatever its stretch still had. */
+static void test_cancelling_in_a_stretch(void **state) {
+  static const uint64_t AT[] = {1, 16, 31, 33, 100, 350, MANY - 1};
+  static taker taken;
+  mlxq_weights *in = write_many_layers(*state, NULL, 0, 0);
+  job_on_disk job = open_job(*state, config_of(MLXQ_AFFINE, 4, 64), true, UINT64_C(1) << 30);
+  for (unsigned round = 0; round < COUNT(AT) * COUNT(CREWS); round++) {
+    const uint64_t at = AT[round / COUNT(CREWS)];
+    const unsigned threads = CREWS[round % COUNT(CREWS)];
+    observer seen = {.thread = pthread_self(), .cancel_at = at};
+    start_taking(&job, &taken, threads);
+    job.request.progress = watch;
+    job.request.cancelled = is_cancelled;
+    job.request.user = &seen;
+    assert_int_equal(mlxq_run(&job.request, NULL), MLXQ_CANCELLED);
+    assert_int_equal(layers_that_came(&taken), at);
+    assert_in_range(atomic_load(&seen.polls), at + 1, at + threads);
+    assert_true(seen.calls == 0 || seen.done < seen.total);
+    if (threads == 1) assert_int_equal(atomic_load(&taken.came[(at - 1) * OUTPUTS]), 1);
+  }
+  close_job(&job);
+  mlxq_weights_free(in);
+}
+
+/* A worker in the middle of its stretch makes the rest of it up to the tile that failed, and finds what fails below. */
+static void test_a_failure_above_a_stretch(void **state) {
+  static taker taken;
+  mlxq_weights *in = write_many_layers(*state, NULL, 0, 0);
+  job_on_disk job = open_job(*state, config_of(MLXQ_AFFINE, 4, 64), true, UINT64_C(1) << 30);
+  for (unsigned round = 0; round < 2 * COUNT(CREWS); round++) {
+    mlxq_error error;
+    const unsigned threads = CREWS[round / 2];
+    const size_t low = round % 2 == 0 ? 20 : MANY; /* with and without a failure in the stretch itself */
+    const size_t told = low < 500 ? low : 500;
+    start_taking(&job, &taken, threads);
+    taken.held = 15;
+    taken.low = low;
+    taken.high = 500;
+    taken.waits = threads > 1;
+    assert_int_equal(mlxq_run(&job.request, &error), MLXQ_NO_SPACE);
+    assert_int_equal(atomic_load(&taken.high_failed), threads > 1 || low == MANY);
+    char expected[32];
+    snprintf(expected, sizeof expected, "layer %zu", told);
+    assert_string_equal(error.message, expected);
+    layers_that_came(&taken);
+    for (size_t i = 0; i < told; i++) assert_int_equal(atomic_load(&taken.came[i * OUTPUTS]), 1);
+    if (threads == 1) assert_int_equal(atomic_load(&taken.came[(told + 1) * OUTPUTS]), 0);
   }
   close_job(&job);
   mlxq_weights_free(in);
@@ -540,6 +715,10 @@ int main(void) {
       TEST(test_a_source_that_is_cut_while_it_is_read),
       TEST(test_a_sink_that_is_gone),
       TEST(test_the_lowest_tile_is_told),
+      TEST(test_stretches),
+      TEST(test_nan_late_in_many_tiles),
+      TEST(test_cancelling_in_a_stretch),
+      TEST(test_a_failure_above_a_stretch),
       TEST(test_stats),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

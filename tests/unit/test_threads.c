@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <time.h>
 
 enum { CALLERS = 6 };
 
@@ -66,6 +67,28 @@ static void assert_same_files(const char *path, const char *expected) {
   mlxq_weights_free(other);
 }
 
+/* ---- The first calls ------------------------------------------------------------------------------------------- */
+
+static void *fill_a_map(void *argument) {
+  caller *c = argument;
+  mlxq_weights *weights = NULL;
+  pthread_barrier_wait(c->start);
+  c->status = mlxq_weights_new(&weights, &c->error);
+  if (c->status == MLXQ_OK) c->status = mlxq_weights_add_copy(weights, "a", MLXQ_U8, SHAPE(1), "x", &c->error);
+  c->different = c->status == MLXQ_OK && !mlxq_weights_find(weights, "a");
+  mlxq_weights_free(weights);
+  return NULL;
+}
+
+/* Before anything else: the key of hashes is drawn by all at once. */
+static void test_first_maps_at_once(void **state) {
+  caller callers[CALLERS] = {{0}};
+  (void)state;
+  run_callers(callers, fill_a_map);
+  assert_done(callers);
+  for (size_t i = 0; i < CALLERS; i++) assert_int_equal(callers[i].different, 0);
+}
+
 /* ---- Files ----------------------------------------------------------------------------------------------------- */
 
 /* Quantizes, inspects, verifies, and dequantizes. */
@@ -96,7 +119,7 @@ static void *convert(void *argument) {
   return NULL;
 }
 
-/* The first test, so that the tables of kernels are chosen by all at once, too. */
+/* The first test that runs kernels, so that their tables are chosen by all at once, too. */
 static void test_conversions_at_once(void **state) {
   caller callers[CALLERS] = {{0}};
   const char *source = write_source(*state);
@@ -217,12 +240,168 @@ static void test_shared_objects(void **state) {
   mlxq_weights_free(weights);
 }
 
+/* ---- Two workers of one call ----------------------------------------------------------------------------------- */
+
+/* Has the workers of a call with two threads wait for each other, each with a tile before it, so that neither makes all
+ * tiles, and both change what they share. Relaxed atomics: any order that these gave, ThreadSanitizer would take for
+ * one that the library gives. */
+typedef struct meeting {
+  pthread_t calling;
+  bool in_second_half;       /* of the progress, rather than at the start */
+  bool running;              /* the calling thread has made a tile: earlier polls may be of planning */
+  bool cancels[2];           /* what the calling thread and the other then answer */
+  atomic_bool open, here[2]; /* whoever polls is to wait; has come */
+} meeting;
+
+static meeting new_meeting(bool calling_cancels, bool other_cancels) {
+  return (meeting){.calling = pthread_self(), .cancels = {calling_cancels, other_cancels}, .open = true};
+}
+
+static void note_progress(void *user, uint64_t done, uint64_t total) {
+  meeting *m = user;
+  uint64_t start = m->in_second_half ? total / 2 : 0;
+  if (done >= start) atomic_store_explicit(&m->open, true, memory_order_relaxed);
+  if (done > start) m->running = true;
+}
+
+static bool meet(void *user) {
+  enum { TRIES = 30000 };
+  meeting *m = user;
+  const bool other = !pthread_equal(m->calling, pthread_self());
+  if (other ? !atomic_load_explicit(&m->open, memory_order_relaxed) : !m->running) return false;
+  atomic_store_explicit(&m->here[other], true, memory_order_relaxed);
+  for (int i = 0; i < TRIES && !atomic_load_explicit(&m->here[!other], memory_order_relaxed); i++) {
+    nanosleep(&(struct timespec){0, 1000000}, NULL);
+  }
+  return m->cancels[other];
+}
+
+static void assert_met(meeting *m) {
+  assert_true(atomic_load(&m->here[0]) && atomic_load(&m->here[1]));
+}
+
+/* A model with `layers` layers of `rows` x 64 elements. */
+static const char *write_model(const void *folder, int layers, uint64_t rows) {
+  const char *path = path_in(folder, "src");
+  mlxq_weights *weights = new_weights();
+  make_folder(path);
+  write_text(path_in(path, "config.json"), "{\"model_type\": \"llama\", \"tie_word_embeddings\": false}");
+  seed_random(902);
+  for (int i = 0; i < layers; i++) {
+    char name[64];
+    snprintf(name, sizeof name, "model.layers.%d.mlp.up_proj.weight", i);
+    add_random(weights, name, MLXQ_F32, SHAPE(rows, 64));
+  }
+  write_safetensors(path_in(path, "model.safetensors"), weights);
+  mlxq_weights_free(weights);
+  return path;
+}
+
+static mlxq_quantize_options meet_while_quantizing(meeting *m) {
+  mlxq_quantize_options options = MLXQ_QUANTIZE_OPTIONS_INIT;
+  options.common.threads = 2;
+  options.common.progress = note_progress;
+  options.common.cancelled = meet;
+  options.common.user = m;
+  return options;
+}
+
+/* Both, or the one that does not call: the other then learns that it has to stop. */
+static void test_workers_that_fail(void **state) {
+  const char *source = write_model(*state, 64, 4);
+  for (int calling_cancels = 0; calling_cancels < 2; calling_cancels++) {
+    mlxq_error error;
+    meeting m = new_meeting(calling_cancels, true);
+    mlxq_quantize_options options = meet_while_quantizing(&m);
+    assert_int_equal(mlxq_quantize_checkpoint(NULL, source, path_in(*state, "out"), &options, &error), MLXQ_CANCELLED);
+    assert_error(&error, MLXQ_CANCELLED, "", "");
+    assert_met(&m);
+    assert_int_equal(entries_in(*state), 1);
+  }
+}
+
+/* Each of them finishes files, which the journal is told. */
+static void test_workers_that_finish_files(void **state) {
+  mlxq_error error;
+  meeting m = new_meeting(false, false);
+  mlxq_quantize_options options = meet_while_quantizing(&m);
+  const char *source = write_model(*state, 4, 4);
+  options.common.max_shard_bytes = 1;
+  if (mlxq_quantize_checkpoint(NULL, source, path_in(*state, "out"), &options, &error) != MLXQ_OK) {
+    fail_msg("%s", error.message);
+  }
+  assert_met(&m);
+  assert_int_equal(entries_in(path_in(*state, "out")), 3 * 4 + 3); /* with config.json, README.md, the index */
+}
+
+/* Tiles of one tensor, each with something to tell. */
+enum { LARGE_ROWS = 5 << 20 >> 8 };
+
+static void verify_together(meeting *m, mlxq_verification **report, const char *path, const char *against) {
+  mlxq_error error;
+  mlxq_verify_options options = MLXQ_VERIFY_OPTIONS_INIT;
+  options.threads = 2;
+  options.against = against;
+  options.progress = note_progress;
+  options.cancelled = meet;
+  options.user = m;
+  if (mlxq_verify(report, path, &options, &error) != MLXQ_OK) fail_msg("%s", error.message);
+  assert_met(m);
+}
+
+static void test_workers_that_find_nan(void **state) {
+  const uint32_t nan = 0x7FC00000;
+  const char *path = path_in(*state, "src.safetensors");
+  mlxq_verification *report = NULL;
+  mlxq_weights *weights = new_weights();
+  meeting m = new_meeting(false, false);
+  seed_random(903);
+  add_random(weights, "a.weight", MLXQ_F32, SHAPE(LARGE_ROWS, 64));
+  for (size_t row = 9; row < LARGE_ROWS; row += 10) memcpy(bytes_of(weights, "a.weight") + row * 256, &nan, 4);
+  write_safetensors(path, weights);
+  mlxq_weights_free(weights);
+  verify_together(&m, &report, path, NULL);
+  assert_int_equal(report->defects_found, 1);
+  assert_string_equal(report->defects[0].message, "2048 of 1310720 elements are NaN or infinite; the first is 576");
+  mlxq_verification_free(report);
+}
+
+static void test_workers_that_find_differences(void **state) {
+  mlxq_error error;
+  mlxq_verification *report = NULL;
+  mlxq_weights *weights = new_weights();
+  mlxq_quantize_options options = MLXQ_QUANTIZE_OPTIONS_INIT;
+  meeting m = new_meeting(false, false);
+  const char *source = path_in(*state, "src.safetensors"), *packed = path_in(*state, "out.safetensors");
+  seed_random(904);
+  add_random(weights, "a.weight", MLXQ_F32, SHAPE(LARGE_ROWS, 64));
+  write_safetensors(source, weights);
+  if (mlxq_quantize_checkpoint(NULL, source, packed, &options, &error) != MLXQ_OK) fail_msg("%s", error.message);
+  mlxq_weights *changed = read_safetensors(packed);
+  for (size_t row = 9; row < LARGE_ROWS; row += 10) bytes_of(changed, "a.weight")[row * 32] ^= 1;
+  write_safetensors(packed, changed);
+  mlxq_weights_free(changed);
+  mlxq_weights_free(weights);
+  m.in_second_half = true; /* the first reads the data, the second compares */
+  m.open = false;
+  verify_together(&m, &report, packed, source);
+  assert_non_null(report->comparison);
+  assert_int_equal(report->comparison->elems_different, 2048);
+  assert_int_equal(report->comparison->tensors_different, 1);
+  mlxq_verification_free(report);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_first_maps_at_once),
       cmocka_unit_test_setup_teardown(test_conversions_at_once, make_scratch, remove_scratch),
       cmocka_unit_test_setup_teardown(test_one_destination, make_scratch, remove_scratch),
       cmocka_unit_test_setup_teardown(test_cancelled_by_a_worker, make_scratch, remove_scratch),
       cmocka_unit_test(test_shared_objects),
+      cmocka_unit_test_setup_teardown(test_workers_that_fail, make_scratch, remove_scratch),
+      cmocka_unit_test_setup_teardown(test_workers_that_finish_files, make_scratch, remove_scratch),
+      cmocka_unit_test_setup_teardown(test_workers_that_find_nan, make_scratch, remove_scratch),
+      cmocka_unit_test_setup_teardown(test_workers_that_find_differences, make_scratch, remove_scratch),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
