@@ -109,6 +109,7 @@ int main(int argc, char **argv) {
       print_command_help(stdout, &COMMANDS[i]);
       return finish_output(false);
     }
+    if (argc > 2 && strcmp(argv[1], "help") == 0) return fail_usage(argc, argv, argv[2], "unknown command");
     print_help(stdout);
     return finish_output(false);
   }

@@ -258,6 +258,30 @@ static bool is_whole_name(const char *token, char letter) {
   return false;
 }
 
+/* What no checkpoint can have is wrong usage, whatever SRC holds. `override` is NULL, or the pattern it is for. */
+static int check_scheme(const mlxq_scheme *scheme, const char *option, const char *override, const command *wanted,
+                        bool json) {
+  mlxq_error error;
+  mlxq_status status = mlxq_scheme_check(scheme, &error);
+  if (status == MLXQ_OK) return 0;
+  if (!option) option = strcmp(error.key, "bits") == 0 ? "--bits" : "--group-size";
+  if (!override) return fail(status, option, wanted, json, "%s", error.message);
+  return fail(status, option, wanted, json, "%s: '%s'", error.message, override);
+}
+
+static int check_schemes(const arguments *parsed, const command *wanted, bool json) {
+  const mlxq_quantize_options *options = &parsed->quantize;
+  const mlxq_scheme scheme = mlxq_scheme_complete(&options->scheme);
+  const mlxq_scheme requantized = {MLXQ_AFFINE, parsed->requantize_bits, 64};
+  if (parsed->help) return 0;
+  int failed = check_scheme(&scheme, NULL, NULL, wanted, json);
+  for (size_t i = 0; !failed && i < options->override_count; i++) {
+    failed = check_scheme(&options->overrides[i].scheme, "--override", options->overrides[i].pattern, wanted, json);
+  }
+  if (failed || parsed->requantize_bits == 0) return failed;
+  return check_scheme(&requantized, "--requantize", NULL, wanted, json);
+}
+
 int arguments_parse(arguments *parsed, const command *wanted, int argc, char **argv) {
   struct option long_options[OPTION_COUNT + 1] = {{0}};
   bool json = wants_json(argc, argv);
@@ -301,7 +325,8 @@ int arguments_parse(arguments *parsed, const command *wanted, int argc, char **a
     free(whole);
     if (failed) return failed;
   }
-  return take_places(parsed, wanted, argc, argv, json);
+  int failed = check_schemes(parsed, wanted, json);
+  return failed ? failed : take_places(parsed, wanted, argc, argv, json);
 }
 
 void arguments_free(arguments *parsed) {
