@@ -119,11 +119,10 @@ enum { MOST_WORDS = 32 }; /* packed words of a group: 8 bits, group size 128 */
 
 /* The tensor of the weight's layer with another ending; NULL where there is none. */
 static const mlxq_tensor *part_of(const mlxq_report *report, const mlxq_tensor *weight, const char *ending) {
-  size_t length = strlen(weight->name) - strlen(".weight");
-  char *name = malloc(length + strlen(ending) + 1);
+  size_t length = strlen(weight->name) - strlen(".weight"), bytes = length + strlen(ending) + 1;
+  char *name = malloc(bytes);
   if (!name) return NULL;
-  memcpy(name, weight->name, length);
-  memcpy(name + length, ending, strlen(ending) + 1);
+  snprintf(name, bytes, "%.*s%s", (int)length, weight->name, ending);
   const mlxq_tensor *part = mlxq_weights_find(report->tensors, name);
   free(name);
   return part;
@@ -154,10 +153,12 @@ static bool print_schemes(const char *lead, size_t layers, uint64_t words, bool 
           mlxq_scheme_check(&tried, NULL) != MLXQ_OK) {
         continue;
       }
-      if (any) printf(" or");
-      if (!any)
+      if (any) {
+        printf(" or");
+      } else {
         printf("%s%zu %s like %s", lead, layers, layers == 1 ? "layer looks" : "layers look",
                mlxq_mode_name(tried.mode));
+      }
       printf(" %d/%d", tried.bits, tried.group_size);
       any = true;
     }
