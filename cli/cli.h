@@ -62,8 +62,9 @@ mlxq_status inspect(mlxq_report **report, const arguments *parsed, mlxq_error *e
 int verify(arguments *parsed); /* cmd_verify.c */
 void print_inspection(const arguments *parsed, const mlxq_report *report);
 
-/* Flushes stdout; a failure is an error like any other. */
-int finish_output(bool json);
+/* Flushes stdout; a failure is an error like any other. `complete` is what the command has made all the same, or NULL.
+ */
+int finish_output(bool json, const char *complete);
 
 /* Prints what a conversion did, or would do. */
 void print_conversion(const arguments *parsed, const mlxq_report *report);

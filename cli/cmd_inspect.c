@@ -113,6 +113,79 @@ static void print_tensors(const mlxq_report *report) {
   free(rows);
 }
 
+/* ---- Schemes that nothing records ------------------------------------------------------------------------------ */
+
+enum { MOST_WORDS = 32 }; /* packed words of a group: 8 bits, group size 128 */
+
+/* The tensor of the weight's layer with another ending; NULL where there is none. */
+static const mlxq_tensor *part_of(const mlxq_report *report, const mlxq_tensor *weight, const char *ending) {
+  size_t length = strlen(weight->name) - strlen(".weight"), bytes = length + strlen(ending) + 1;
+  char *name = malloc(bytes);
+  if (!name) return NULL;
+  snprintf(name, bytes, "%.*s%s", (int)length, weight->name, ending);
+  const mlxq_tensor *part = mlxq_weights_find(report->tensors, name);
+  free(name);
+  return part;
+}
+
+/* The packed words of a group of the layer, which is all that shapes tell; 0 where it is not quantized. */
+static uint64_t words_of_group(bool *affine, const mlxq_report *report, const mlxq_tensor *weight) {
+  size_t length = strlen(weight->name), suffix = strlen(".weight");
+  if (weight->dtype != MLXQ_U32 || weight->rank < 2 || length < suffix ||
+      strcmp(weight->name + length - suffix, ".weight") != 0) {
+    return 0;
+  }
+  const mlxq_tensor *scales = part_of(report, weight, ".scales");
+  if (!scales || scales->rank != weight->rank) return 0;
+  *affine = scales->dtype != MLXQ_U8;
+  uint64_t words = weight->shape[weight->rank - 1], groups = scales->shape[weight->rank - 1];
+  bool fits = groups > 0 && words % groups == 0 && words / groups <= MOST_WORDS;
+  return fits && (part_of(report, weight, ".biases") != NULL) == *affine ? words / groups : 0;
+}
+
+/* Prints the schemes with so many words a group, behind `lead`. False where there is none. */
+static bool print_schemes(const char *lead, size_t layers, uint64_t words, bool affine) {
+  bool any = false;
+  for (int mode = 0; mode < MLXQ_MODE_COUNT; mode++) {
+    for (mlxq_scheme tried = {.mode = (mlxq_mode)mode, .bits = 2}; tried.bits <= 8; tried.bits++) {
+      tried.group_size = (int32_t)(words * 32 / (uint64_t)tried.bits);
+      if (mlxq_mode_has_biases(tried.mode) != affine || words * 32 % (uint64_t)tried.bits != 0 ||
+          mlxq_scheme_check(&tried, NULL) != MLXQ_OK) {
+        continue;
+      }
+      if (any) {
+        printf(" or");
+      } else {
+        printf("%s%zu %s like %s", lead, layers, layers == 1 ? "layer looks" : "layers look",
+               mlxq_mode_name(tried.mode));
+      }
+      printf(" %d/%d", tried.bits, tried.group_size);
+      any = true;
+    }
+  }
+  return any;
+}
+
+/* What the layers look like where neither a config.json nor anything else tells; false where none looks quantized. */
+static bool print_unrecorded(const mlxq_report *report) {
+  size_t layers[2][MOST_WORDS + 1] = {{0}};
+  bool affine = false, any = false;
+  for (size_t i = 0; i < mlxq_weights_count(report->tensors); i++) {
+    uint64_t words = words_of_group(&affine, report, mlxq_weights_at(report->tensors, i));
+    layers[affine][words]++;
+  }
+  for (int kind = 1; kind >= 0; kind--) {
+    for (uint64_t words = 1; words <= MOST_WORDS; words++) {
+      const char *lead = any ? ", " : "not recorded; ";
+      if (layers[kind][words] > 0) any |= print_schemes(lead, layers[kind][words], words, kind == 1);
+    }
+  }
+  if (any) printf(" (bits/group size, by shape)");
+  return any;
+}
+
+/* ---- The result ------------------------------------------------------------------------------------------------ */
+
 static void print_inspection_json(const mlxq_report *report) {
   json_writer json = {stdout, ""};
   json_open(&json, NULL, '{');
@@ -139,14 +212,21 @@ void print_inspection(const arguments *parsed, const mlxq_report *report) {
   puts("");
   printf("  files            %zu\n", report->file_count);
   printf("  tensors          %zu\n", mlxq_weights_count(report->tensors));
+  printf("  quantization     ");
+  bool unrecorded = !report->config && !report->foreign && print_unrecorded(report);
   char *foreign = report->foreign ? escape(report->foreign) : NULL;
-  printf("  quantization     %s", foreign ? foreign : scheme);
+  if (!unrecorded) printf("%s", foreign ? foreign : scheme);
   if (report->foreign) printf(" (not an MLX format)");
   free(foreign);
   size_t own = report->config ? mlxq_quant_config_layer_count(report->config) : 0;
   if (own > 0) printf(", %zu %s of %s own", own, own == 1 ? "layer" : "layers", own == 1 ? "its" : "their");
-  printf("\n  parameters       %llu\n", (unsigned long long)report->parameters);
+  printf("\n  parameters       %llu%s\n", (unsigned long long)report->parameters,
+         unrecorded ? " (a packed word counted as one)" : "");
   printf("  size             %s (%llu bytes)\n", size, (unsigned long long)report->total_bytes);
-  printf("  bits per weight  %.3f\n\n", report->bits_per_weight);
+  if (unrecorded) {
+    printf("  bits per weight  not known\n\n");
+  } else {
+    printf("  bits per weight  %.3f\n\n", report->bits_per_weight);
+  }
   print_tensors(report);
 }

@@ -137,7 +137,7 @@ int verify(arguments *parsed) {
   } else {
     print_text(parsed, report);
   }
-  int exit_status = finish_output(parsed->json);
+  int exit_status = finish_output(parsed->json, NULL);
   if (exit_status == EXIT_DONE && report->defects_found > 0) exit_status = EXIT_FAILED;
   mlxq_verification_free(report);
   return exit_status;

@@ -18,9 +18,11 @@ static const command COMMANDS[] = {
      "'*.switch_mlp.down_proj'. A dry run lists them.\n",
      quantize, print_conversion, NULL},
     {"dequantize", "SRC DST", "turn a quantized MLX checkpoint into a dense one", "mbgptTzdfPqjch",
-     "A folder's schemes are in its config.json; --mode, --bits and --group-size are for a single file. Without "
-     "--dtype\n"
-     "the scale-only modes (mxfp4, mxfp8, nvfp4) give bfloat16, as mlx-lm does.\n",
+     "A folder's schemes are in its config.json; a single file needs one of --mode, --bits and --group-size, and all "
+     "its\n"
+     "layers must be of that scheme. Without --dtype affine layers get config.json's torch_dtype, in a single file "
+     "the\n"
+     "dtype of their scales, and the scale-only modes (mxfp4, mxfp8, nvfp4) bfloat16, as mlx-lm does.\n",
      dequantize, print_conversion, NULL},
     {"import", "SRC DST", "turn an AWQ or GPTQ checkpoint into an MLX one, code for code", "FtpRxTzdfPqjch",
      "Codes and scales are kept as they are; a bias is -(zero point * scale), rounded to the dtype of the scales, and\n"
@@ -67,7 +69,7 @@ static int run(const command *wanted, int argc, char **argv) {
   if (exit_status != 0) goto cleanup;
   if (parsed.help) {
     print_command_help(stdout, wanted);
-    exit_status = finish_output(false);
+    exit_status = finish_output(false, NULL);
     goto cleanup;
   }
   if (wanted->run) {
@@ -83,7 +85,7 @@ static int run(const command *wanted, int argc, char **argv) {
     goto cleanup;
   }
   wanted->print(&parsed, report);
-  exit_status = finish_output(parsed.json);
+  exit_status = finish_output(parsed.json, parsed.quantize.common.dry_run ? NULL : parsed.destination);
 cleanup:
   mlxq_report_free(report);
   arguments_free(&parsed);
@@ -107,14 +109,15 @@ int main(int argc, char **argv) {
     for (size_t i = 0; argc > 2 && i < COMMAND_COUNT; i++) {
       if (strcmp(argv[2], COMMANDS[i].name) != 0) continue;
       print_command_help(stdout, &COMMANDS[i]);
-      return finish_output(false);
+      return finish_output(false, NULL);
     }
+    if (argc > 2 && strcmp(argv[1], "help") == 0) return fail_usage(argc, argv, argv[2], "unknown command");
     print_help(stdout);
-    return finish_output(false);
+    return finish_output(false, NULL);
   }
   if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0) {
     printf("mlxq %s\n", mlxq_version());
-    return finish_output(false);
+    return finish_output(false, NULL);
   }
   for (size_t i = 0; i < COMMAND_COUNT; i++) {
     if (strcmp(argv[1], COMMANDS[i].name) == 0) return run(&COMMANDS[i], argc - 1, argv + 1);

@@ -16,11 +16,11 @@ typedef struct option_row {
 static const option_row OPTIONS[] = {
     {'A', "against", "DENSE", "compare with the dense original, a folder or a file: quantize it again"},
     {'m', "mode", "MODE", "affine, mxfp4, mxfp8 or nvfp4 (default: affine)"},
-    {'b', "bits", "N", "bits of a code: affine has 2, 3, 4, 5, 6 and 8"},
-    {'g', "group-size", "N", "weights that share a scale: affine has 32, 64 and 128"},
+    {'b', "bits", "N", "bits of a code (default: the mode's): affine has 2, 3, 4, 5, 6 and 8"},
+    {'g', "group-size", "N", "weights that share a scale (default: the mode's): affine has 32, 64 and 128"},
     {'p', "profile", "P", "cpu or gpu: which of MLX's back-ends to equal bit for bit (default: cpu)"},
     {'t', "dtype", "T",
-     "float16, bfloat16 or float32: cast first (default: config.json's torch_dtype; import: no cast)"},
+     "float16, bfloat16 or float32: cast first, scales take it (default: config.json's torch_dtype)"},
     {'r', "recipe", "NAME", "mixed_2_6, mixed_3_4, mixed_3_6 or mixed_4_6: more bits for the layers that matter most"},
     {'k', "skip", "GLOB", "keep matching layers dense; repeatable"},
     {'o', "override", "GLOB=SCHEME", "matching layers' own scheme, as bits:6,group_size:32,mode:affine; repeatable"},
@@ -31,9 +31,9 @@ static const option_row OPTIONS[] = {
     {'K', "stats", NULL, "measure the relative RMS error per layer kind"},
     {'a', "allow-nonfinite", NULL, "quantize groups that hold NaN or infinity to NaN instead of failing"},
     {'T', "threads", "N", "worker threads (default: one for each core)"},
-    {'z', "max-shard-size", "SIZE", "start a new file beyond it: 500M, 5G (default: 5G = 5 * 2^30 bytes)"},
+    {'z', "max-shard-size", "SIZE", "in a folder, start a new file beyond it: 500M, 5G (default: 5G = 5 * 2^30 bytes)"},
     {'d', "dry-run", NULL, "plan, print the result, write nothing"},
-    {'f', "force", NULL, "replace a checkpoint at DST; quantize: also convert a model_type that may come out wrong"},
+    {'f', "force", NULL, "replace a checkpoint at DST"},
     {'P', "keep-partial", NULL, "on failure leave the unfinished .DST.mlxq-partial for the next run to go on with"},
     {'c', "cpu", "LEVEL", "highest instruction set to use (default: the best; also MLXQ_CPU): "},
     {'j', "json", NULL, "print the result (and an error) as one JSON object"},
@@ -42,6 +42,32 @@ static const option_row OPTIONS[] = {
 };
 enum { OPTION_COUNT = sizeof OPTIONS / sizeof *OPTIONS };
 
+/* What an option does in one command, where OPTIONS does not say it exactly. */
+static const struct {
+  char letter;
+  const char *command, *help;
+} OWN_HELP[] = {
+    {'m', "dequantize", "how a single file is quantized: affine, mxfp4, mxfp8 or nvfp4 (default: affine)"},
+    {'b', "dequantize", "a single file's bits of a code (default: the mode's)"},
+    {'g', "dequantize", "a single file's weights that share a scale (default: the mode's)"},
+    {'p', "verify", "with --against: the profile that SRC was made with, cpu or gpu (default: cpu)"},
+    {'t', "dequantize",
+     "float16, bfloat16 or float32: the result's; scales and biases are cast first (default: below)"},
+    {'t', "import", "float16, bfloat16 or float32: cast scales, and all that is not packed (default: no cast)"},
+    {'t', "verify", "with --against: the dtype that SRC was made with (default: DENSE's torch_dtype)"},
+    {'f', "quantize", "replace a checkpoint at DST; and go on where a source is refused that may come out wrong"},
+    {'f', "dequantize", "replace a checkpoint at DST; and go on where tensors alone look like another format's"},
+    {'f', "import", "replace a checkpoint at DST; and go on where a model_type is refused that may come out wrong"},
+    {'q', "inspect", "nothing: there is no progress"},
+};
+
+static const char *help_of(const option_row *row, const command *wanted) {
+  for (size_t i = 0; i < sizeof OWN_HELP / sizeof *OWN_HELP; i++) {
+    if (OWN_HELP[i].letter == row->letter && strcmp(OWN_HELP[i].command, wanted->name) == 0) return OWN_HELP[i].help;
+  }
+  return row->help;
+}
+
 void print_command_help(FILE *stream, const command *wanted) {
   fprintf(stream, "usage: mlxq %s %s [options]\n\n%s\n\n", wanted->name, wanted->places, wanted->summary);
   for (size_t i = 0; i < OPTION_COUNT; i++) {
@@ -49,7 +75,7 @@ void print_command_help(FILE *stream, const command *wanted) {
     if (!strchr(wanted->options, row->letter)) continue;
     char left[64];
     snprintf(left, sizeof left, "--%s%s%s", row->name, row->value ? " " : "", row->value ? row->value : "");
-    fprintf(stream, "  %-24s %s", left, row->help);
+    fprintf(stream, "  %-24s %s", left, help_of(row, wanted));
     for (size_t level = 0; row->letter == 'c' && mlxq_cpu_level(level); level++) {
       fprintf(stream, "%s%s", level > 0 ? ", " : "", mlxq_cpu_level(level));
     }
@@ -258,6 +284,30 @@ static bool is_whole_name(const char *token, char letter) {
   return false;
 }
 
+/* What no checkpoint can have is wrong usage, whatever SRC holds. `override` is NULL, or the pattern it is for. */
+static int check_scheme(const mlxq_scheme *scheme, const char *option, const char *override, const command *wanted,
+                        bool json) {
+  mlxq_error error;
+  mlxq_status status = mlxq_scheme_check(scheme, &error);
+  if (status == MLXQ_OK) return 0;
+  if (!option) option = strcmp(error.key, "bits") == 0 ? "--bits" : "--group-size";
+  if (!override) return fail(status, option, wanted, json, "%s", error.message);
+  return fail(status, option, wanted, json, "%s: '%s'", error.message, override);
+}
+
+static int check_schemes(const arguments *parsed, const command *wanted, bool json) {
+  const mlxq_quantize_options *options = &parsed->quantize;
+  const mlxq_scheme scheme = mlxq_scheme_complete(&options->scheme);
+  const mlxq_scheme requantized = {MLXQ_AFFINE, parsed->requantize_bits, 64};
+  if (parsed->help) return 0;
+  int failed = check_scheme(&scheme, NULL, NULL, wanted, json);
+  for (size_t i = 0; !failed && i < options->override_count; i++) {
+    failed = check_scheme(&options->overrides[i].scheme, "--override", options->overrides[i].pattern, wanted, json);
+  }
+  if (failed || parsed->requantize_bits == 0) return failed;
+  return check_scheme(&requantized, "--requantize", NULL, wanted, json);
+}
+
 int arguments_parse(arguments *parsed, const command *wanted, int argc, char **argv) {
   struct option long_options[OPTION_COUNT + 1] = {{0}};
   bool json = wants_json(argc, argv);
@@ -301,7 +351,8 @@ int arguments_parse(arguments *parsed, const command *wanted, int argc, char **a
     free(whole);
     if (failed) return failed;
   }
-  return take_places(parsed, wanted, argc, argv, json);
+  int failed = check_schemes(parsed, wanted, json);
+  return failed ? failed : take_places(parsed, wanted, argc, argv, json);
 }
 
 void arguments_free(arguments *parsed) {

@@ -253,9 +253,11 @@ int print_error(const mlxq_error *error, bool json) {
   return exit_status_of(error->status);
 }
 
-int finish_output(bool json) {
+int finish_output(bool json, const char *complete) {
   if (fflush(stdout) == 0 && !ferror(stdout)) return EXIT_DONE;
   mlxq_error error = {.status = MLXQ_IO, .os_errno = errno};
-  snprintf(error.message, sizeof error.message, "cannot write to standard output: %s", strerror(error.os_errno));
+  if (complete) set_escaped(error.file, sizeof error.file, complete);
+  snprintf(error.message, sizeof error.message, "%scannot write to standard output: %s",
+           complete ? "is complete, but " : "", strerror(error.os_errno));
   return print_error(&error, json);
 }

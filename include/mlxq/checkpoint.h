@@ -53,7 +53,8 @@ typedef struct mlxq_convert_options {
   const mlxq_dtype *dtype; /* cast floating tensors to F16, BF16 or F32 first; NULL: as config.json says */
   const char *cpu;         /* highest instruction set to use, see mlxq_cpu_level; NULL: the best there is */
   bool dry_run;            /* plan and report, write nothing */
-  bool force;              /* replace an existing destination; convert a model_type that may come out wrong */
+  bool force;              /* replace an existing destination; go on, with a warning, where a model_type that may come
+                              out wrong is refused, or tensors that only look like another format's */
   bool keep_partial;       /* on failure leave the unfinished work beside the destination, for the next run */
   bool allow_nonfinite;    /* quantize groups that hold NaN or infinity to NaN */
 

@@ -18,8 +18,9 @@ typedef struct mlxq_defect {
   char *message;
 } mlxq_defect;
 
-/* The comparison with the dense original: what quantizing it gives, against what the checkpoint holds. Only tensors
- * that both have, alike in dtype and shape, are compared; the others are defects. */
+/* The comparison with the dense original: what quantizing it gives, against what the checkpoint holds. Every tensor
+ * that either has is counted; those that only one has, that are not alike in dtype and shape, or of which a layer or
+ * file is broken, as different. Elements are those of tensors that are alike. */
 typedef struct mlxq_comparison {
   uint64_t tensors, tensors_different;
   uint64_t elems, elems_different; /* elements of the stored dtype: a packed word is one */

@@ -1,6 +1,7 @@
 #include "plan/structure.h"
 
 #include "base/text.h"
+#include "plan/gaps.h"
 #include "scheme/quant_config.h"
 
 #include <stdlib.h>
@@ -323,7 +324,9 @@ mlxq_status mlxq_structure_survey(mlxq_structure *structure, const mlxq_flaws *d
   if (status != MLXQ_OK) return status;
   check_schemes(&s);
   status = check_entries(&s);
-  return status == MLXQ_OK ? walk(&s) : status;
+  if (status == MLXQ_OK) status = walk(&s);
+  if (status == MLXQ_OK && structure->complete) status = mlxq_find_gaps(checkpoint, notes, error);
+  return status;
 }
 
 void mlxq_structure_free(mlxq_structure *structure) {

@@ -17,10 +17,13 @@ typedef struct match {
 typedef struct comparer {
   const mlxq_structure *structure;
   const mlxq_weights *tensors; /* of the checkpoint */
-  const mlxq_flaws *defects;
+  const mlxq_flaws *defects, *notes;
   mlxq_plan *plan;
   pthread_mutex_t lock; /* for the counts */
   match *matches;       /* of each output */
+  uint64_t not_given;   /* tensors of the checkpoint that the dense original does not give */
+  /* Floating tensors that both have, of one shape: all, and those of another dtype, by the dtype they are here. */
+  uint64_t floating, other_dtype[MLXQ_DTYPE_COUNT];
 } comparer;
 
 static const mlxq_source_file *file_of(const comparer *c, size_t tensor) {
@@ -117,8 +120,12 @@ static bool is_broken(const comparer *c, const char *name) {
          !mlxq_structure_is_sound(c->structure, name, length);
 }
 
+static bool same_shape(const mlxq_tensor *a, const mlxq_tensor *b) {
+  return a->rank == b->rank && (a->rank == 0 || memcmp(a->shape, b->shape, a->rank * sizeof *a->shape) == 0);
+}
+
 /* Finds what an output is to be compared with. */
-static mlxq_status find_match(match *found, const comparer *c, const mlxq_tensor *made, mlxq_error *error) {
+static mlxq_status find_match(match *found, comparer *c, const mlxq_tensor *made, mlxq_error *error) {
   char reason[MLXQ_ERROR_MESSAGE_BYTES], shapes[2][MLXQ_ERROR_MESSAGE_BYTES / 2 - 64];
   size_t index = mlxq_weights_index(c->tensors, made->name, strlen(made->name));
   *found = (match){.tensor = NO_TENSOR};
@@ -128,16 +135,40 @@ static mlxq_status find_match(match *found, const comparer *c, const mlxq_tensor
     return tell(c, NO_TENSOR, made->name, MLXQ_MISSING_KEY, "missing: the dense original gives it", error);
   }
   const mlxq_tensor *here = &c->tensors->entries[index].tensor;
-  bool alike = here->dtype == made->dtype && here->rank == made->rank;
-  if (alike && (made->rank == 0 || memcmp(here->shape, made->shape, made->rank * sizeof *made->shape) == 0)) {
-    found->tensor = (int64_t)index;
-    return MLXQ_OK;
+  bool same_dtype = here->dtype == made->dtype;
+  if (same_shape(here, made)) {
+    bool floating = mlxq_dtype_is_floating(here->dtype) && mlxq_dtype_is_floating(made->dtype);
+    c->floating += floating;
+    c->other_dtype[here->dtype] += floating && !same_dtype;
+    if (same_dtype) {
+      found->tensor = (int64_t)index;
+      return MLXQ_OK;
+    }
   }
   format_shape(shapes[0], sizeof shapes[0], here);
   format_shape(shapes[1], sizeof shapes[1], made);
   snprintf(reason, sizeof reason, "is %s, but the dense original gives %s", shapes[0], shapes[1]);
-  return tell(c, (int64_t)index, made->name, here->dtype == made->dtype ? MLXQ_SHAPE_MISMATCH : MLXQ_UNSUPPORTED_DTYPE,
-              reason, error);
+  return tell(c, (int64_t)index, made->name, same_dtype ? MLXQ_SHAPE_MISMATCH : MLXQ_UNSUPPORTED_DTYPE, reason, error);
+}
+
+/* Where most floating tensors have one other dtype, the checkpoint was likely made with that one. */
+static void hint_at_dtype(const comparer *c) {
+  static const struct {
+    mlxq_dtype dtype;
+    const char *name;
+  } CASTS[] = {{MLXQ_F16, "float16"}, {MLXQ_BF16, "bfloat16"}, {MLXQ_F32, "float32"}};
+  for (size_t i = 0; i < sizeof CASTS / sizeof *CASTS; i++) {
+    uint64_t others = c->other_dtype[CASTS[i].dtype];
+    mlxq_error note;
+    if (others <= c->floating / 2) continue;
+    mlxq_fail(&note, MLXQ_UNSUPPORTED_DTYPE, NULL, "dtype",
+              "%" PRIu64 " of %" PRIu64
+              " floating tensors are %s, and the dense original gives another dtype; "
+              "--dtype %s casts it first",
+              others, c->floating, mlxq_dtype_name(CASTS[i].dtype), CASTS[i].name);
+    mlxq_error_at_file(&note, note.status, c->structure->checkpoint->path);
+    c->notes->add(c->notes->user, &note);
+  }
 }
 
 static mlxq_status find_matches(comparer *c, mlxq_error *error) {
@@ -150,7 +181,9 @@ static mlxq_status find_matches(comparer *c, mlxq_error *error) {
   }
   for (size_t i = 0; status == MLXQ_OK && i < c->tensors->count; i++) {
     const char *name = c->tensors->entries[i].tensor.name;
-    if (mlxq_weights_index(made, name, strlen(name)) != SIZE_MAX || is_broken(c, name)) continue;
+    if (mlxq_weights_index(made, name, strlen(name)) != SIZE_MAX) continue;
+    c->not_given++;
+    if (is_broken(c, name)) continue;
     status = tell(c, (int64_t)i, name, MLXQ_KEY_COLLISION, "the dense original does not give it", error);
   }
   return status;
@@ -211,11 +244,12 @@ static mlxq_status add_layer(mlxq_comparison *sum, const comparer *c, size_t *ne
   uint64_t elems = 0, different = 0;
   for (; *next < made->count && is_of_layer(&made->entries[*next].tensor, layer, length); ++*next) {
     const match *found = &c->matches[*next];
-    if (found->tensor == NO_TENSOR) continue;
+    bool compared = found->tensor != NO_TENSOR;
+    sum->tensors++;
+    sum->tensors_different += !compared || found->different > 0;
+    if (!compared) continue;
     elems += mlxq_tensor_elems(&made->entries[*next].tensor);
     different += found->different;
-    sum->tensors++;
-    sum->tensors_different += found->different > 0;
   }
   sum->elems += elems;
   sum->elems_different += different;
@@ -248,8 +282,8 @@ static mlxq_status tell_differences(const comparer *c, mlxq_error *error) {
 
 mlxq_status mlxq_compare_with_dense(mlxq_comparison **comparison, const mlxq_structure *structure,
                                     mlxq_plan_request *dense, const mlxq_run_request *how, const mlxq_flaws *defects,
-                                    mlxq_error *error) {
-  comparer c = {.structure = structure, .tensors = structure->checkpoint->tensors, .defects = defects};
+                                    const mlxq_flaws *notes, mlxq_error *error) {
+  comparer c = {.structure = structure, .tensors = structure->checkpoint->tensors, .defects = defects, .notes = notes};
   mlxq_quant_config *made_config = NULL;
   mlxq_run_request request = *how;
   mlxq_comparison *sum = mlxq_calloc(1, sizeof *sum);
@@ -263,6 +297,7 @@ mlxq_status mlxq_compare_with_dense(mlxq_comparison **comparison, const mlxq_str
   dense->allow_nonfinite = true; /* they are found where they stand */
   if (status == MLXQ_OK) status = mlxq_plan_quantize(&c.plan, dense, error);
   if (status == MLXQ_OK) status = find_matches(&c, error);
+  if (status == MLXQ_OK) hint_at_dtype(&c);
   request.plan = c.plan;
   request.source_files = dense->files;
   request.store = compare;
@@ -270,6 +305,10 @@ mlxq_status mlxq_compare_with_dense(mlxq_comparison **comparison, const mlxq_str
   if (status == MLXQ_OK) status = mlxq_run(&request, error);
   if (status == MLXQ_OK) status = tell_differences(&c, error);
   for (size_t i = 0; status == MLXQ_OK && i < c.plan->outputs->count;) status = add_layer(sum, &c, &i, error);
+  if (status == MLXQ_OK) {
+    sum->tensors += c.not_given;
+    sum->tensors_different += c.not_given;
+  }
   pthread_mutex_destroy(&c.lock);
   free(c.matches);
   mlxq_plan_free(c.plan);

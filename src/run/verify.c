@@ -75,8 +75,8 @@ static mlxq_status compare(verification *work, mlxq_error *error) {
     return mlxq_flaws_take(&work->defects, MLXQ_UNSUPPORTED, error);
   }
   work->comparing = true;
-  mlxq_status status =
-      mlxq_compare_with_dense(&work->report->comparison, &work->structure, &work->request, &how, &work->defects, error);
+  mlxq_status status = mlxq_compare_with_dense(&work->report->comparison, &work->structure, &work->request, &how,
+                                               &work->defects, &work->notes, error);
   return status == MLXQ_OK ? mlxq_checkpoint_check(work->dense, error) : status;
 }
 
