@@ -16,6 +16,7 @@ typedef struct arguments {
   const char **skips;
   mlxq_override *overrides;
   bool has_scheme;  /* --mode, --bits or --group-size was given */
+  bool has_profile; /* --profile was given */
   const char *from; /* import */
   int32_t requantize_bits;
   bool exact;

@@ -214,6 +214,7 @@ void print_inspection(const arguments *parsed, const mlxq_report *report) {
   printf("  tensors          %zu\n", mlxq_weights_count(report->tensors));
   printf("  quantization     ");
   bool unrecorded = !report->config && !report->foreign && print_unrecorded(report);
+  bool packed = unrecorded || report->foreign; /* in a way that nothing, or another tool, tells */
   char *foreign = report->foreign ? escape(report->foreign) : NULL;
   if (!unrecorded) printf("%s", foreign ? foreign : scheme);
   if (report->foreign) printf(" (not an MLX format)");
@@ -221,9 +222,9 @@ void print_inspection(const arguments *parsed, const mlxq_report *report) {
   size_t own = report->config ? mlxq_quant_config_layer_count(report->config) : 0;
   if (own > 0) printf(", %zu %s of %s own", own, own == 1 ? "layer" : "layers", own == 1 ? "its" : "their");
   printf("\n  parameters       %llu%s\n", (unsigned long long)report->parameters,
-         unrecorded ? " (a packed word counted as one)" : "");
+         packed ? " (a packed word counted as one)" : "");
   printf("  size             %s (%llu bytes)\n", size, (unsigned long long)report->total_bytes);
-  if (unrecorded) {
+  if (packed) {
     printf("  bits per weight  not known\n\n");
   } else {
     printf("  bits per weight  %.3f\n\n", report->bits_per_weight);

@@ -103,6 +103,32 @@ static int fail(mlxq_status status, const char *key, const command *wanted, bool
   return EXIT_USAGE;
 }
 
+/* Reports a value that an option cannot take, for a reason such as "is not a number" or "unknown dtype". */
+static int fail_value(mlxq_status status, const char *option, const command *wanted, bool json, const char *value,
+                      const char *reason) {
+  if (strncmp(reason, "is ", 3) == 0) return fail(status, option, wanted, json, "'%s' %s", value, reason);
+  return fail(status, option, wanted, json, "%s: '%s'", reason, value);
+}
+
+/* What to say of an option that mlx_lm.convert has under another name; "" for others. */
+static const char *habit_of(const char *option) {
+  static const struct {
+    const char *theirs, *hint;
+  } HABITS[] = {{"--hf-path", "; the first argument is the source, a folder on this machine"},
+                {"--mlx-path", "; the second argument is the destination"},
+                {"--q-bits", "; it is --bits here"},
+                {"--q-group-size", "; it is --group-size here"},
+                {"--q-mode", "; it is --mode here"},
+                {"--quant-predicate", "; it is --recipe here"},
+                {"--quantize", "; the command is mlxq quantize"},
+                {"--dequantize", "; the command is mlxq dequantize"}};
+  size_t length = strcspn(option, "=");
+  for (size_t i = 0; i < sizeof HABITS / sizeof *HABITS; i++) {
+    if (strlen(HABITS[i].theirs) == length && strncmp(option, HABITS[i].theirs, length) == 0) return HABITS[i].hint;
+  }
+  return "";
+}
+
 static bool parse_number(const char *text, long *number) {
   char *end;
   if (*text < '0' || *text > '9') return false;
@@ -197,6 +223,7 @@ static const char *apply(arguments *parsed, char letter, char *value, mlxq_statu
     case 'p':
       *status = MLXQ_UNKNOWN_VALUE;
       if (strcmp(value, "cpu") != 0 && strcmp(value, "gpu") != 0) return "unknown profile; cpu and gpu are known";
+      parsed->has_profile = true;
       common->profile = *value == 'g' ? MLXQ_PROFILE_GPU : MLXQ_PROFILE_CPU;
       return NULL;
     case 't':
@@ -308,6 +335,18 @@ static int check_schemes(const arguments *parsed, const command *wanted, bool js
   return check_scheme(&requantized, "--requantize", NULL, wanted, json);
 }
 
+/* Options that mean nothing without another, or with it. */
+static int check_company(const arguments *parsed, const command *wanted, bool json) {
+  const mlxq_convert_options *common = &parsed->quantize.common;
+  if (parsed->help) return 0;
+  if (parsed->quantize.stats && common->dry_run) {
+    return fail(MLXQ_USAGE, "--stats", wanted, json, "nothing is quantized with --dry-run, and so nothing measured");
+  }
+  if (!strchr(wanted->options, 'A') || parsed->against) return 0;
+  if (parsed->has_profile) return fail(MLXQ_USAGE, "--profile", wanted, json, "goes with --against");
+  return common->dtype ? fail(MLXQ_USAGE, "--dtype", wanted, json, "goes with --against") : 0;
+}
+
 int arguments_parse(arguments *parsed, const command *wanted, int argc, char **argv) {
   struct option long_options[OPTION_COUNT + 1] = {{0}};
   bool json = wants_json(argc, argv);
@@ -331,12 +370,14 @@ int arguments_parse(arguments *parsed, const command *wanted, int argc, char **a
   opterr = 0;
   optind = 1;
   for (;;) {
-    int place = optind;
     int letter = getopt_long(argc, argv, ":h", long_options, NULL);
     if (letter == -1) break;
-    const char *given = argv[place < optind ? optind - 1 : place];
-    if (letter == '?' && optopt && given[1] == '-') return fail(MLXQ_USAGE, given, wanted, json, "takes no value");
-    if (letter == '?') return fail(MLXQ_USAGE, given, wanted, json, "unknown option");
+    const char *given = argv[optind - 1];
+    bool is_long = strncmp(given, "--", 2) == 0;
+    if (letter == '?' && optopt && is_long) return fail(MLXQ_USAGE, given, wanted, json, "takes no value");
+    /* Of letters in one word, all but the last leave getopt before that word. */
+    if (letter == '?' && optopt && (*given != '-' || !strchr(given, optopt))) given = argv[optind];
+    if (letter == '?') return fail(MLXQ_USAGE, given, wanted, json, "unknown option%s", habit_of(given));
     if (letter == ':') return fail(MLXQ_USAGE, given, wanted, json, "a value is missing");
     const char *token = argv[optind - 1 - (optarg && optarg == argv[optind - 1])];
     if (!is_whole_name(token, (char)letter)) return fail(MLXQ_USAGE, token, wanted, json, "unknown option");
@@ -347,11 +388,12 @@ int arguments_parse(arguments *parsed, const command *wanted, int argc, char **a
     }
     char *whole = value ? strdup(value) : NULL;
     const char *reason = apply(parsed, (char)letter, value, &status);
-    int failed = reason ? fail(status, name, wanted, json, "%s: '%s'", reason, whole ? whole : "") : 0;
+    int failed = reason ? fail_value(status, name, wanted, json, whole ? whole : "", reason) : 0;
     free(whole);
     if (failed) return failed;
   }
   int failed = check_schemes(parsed, wanted, json);
+  if (!failed) failed = check_company(parsed, wanted, json);
   return failed ? failed : take_places(parsed, wanted, argc, argv, json);
 }
 

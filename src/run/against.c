@@ -280,6 +280,27 @@ static mlxq_status tell_differences(const comparer *c, mlxq_error *error) {
   return status;
 }
 
+/* Where most packed weights differ and nothing else tells why, they may be the other profile's: it rounds ties, of
+ * which every weight has some, otherwise. */
+static void hint_at_profile(const comparer *c) {
+  const mlxq_weights *made = c->plan->outputs;
+  uint64_t packed = 0, different = 0;
+  const bool gpu = c->plan->profile == MLXQ_PROFILE_GPU;
+  mlxq_error note;
+  for (size_t i = 0; i < made->count; i++) {
+    if (made->entries[i].tensor.dtype != MLXQ_U32 || c->matches[i].tensor == NO_TENSOR) continue;
+    packed++;
+    different += c->matches[i].different > 0;
+  }
+  if (different <= packed / 2) return;
+  mlxq_fail(&note, MLXQ_INVARIANT, NULL, "profile",
+            "%" PRIu64 " of %" PRIu64
+            " packed weights differ from what the profile %s gives; --profile %s is the other",
+            different, packed, gpu ? "gpu" : "cpu", gpu ? "cpu" : "gpu");
+  mlxq_error_at_file(&note, note.status, c->structure->checkpoint->path);
+  c->notes->add(c->notes->user, &note);
+}
+
 mlxq_status mlxq_compare_with_dense(mlxq_comparison **comparison, const mlxq_structure *structure,
                                     mlxq_plan_request *dense, const mlxq_run_request *how, const mlxq_flaws *defects,
                                     const mlxq_flaws *notes, mlxq_error *error) {
@@ -304,6 +325,7 @@ mlxq_status mlxq_compare_with_dense(mlxq_comparison **comparison, const mlxq_str
   request.look_user = &c;
   if (status == MLXQ_OK) status = mlxq_run(&request, error);
   if (status == MLXQ_OK) status = tell_differences(&c, error);
+  if (status == MLXQ_OK) hint_at_profile(&c);
   for (size_t i = 0; status == MLXQ_OK && i < c.plan->outputs->count;) status = add_layer(sum, &c, &i, error);
   if (status == MLXQ_OK) {
     sum->tensors += c.not_given;
