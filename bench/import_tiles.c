@@ -13,9 +13,9 @@
 
 enum { GROUP = 128, KERNELS = MLXQ_ISA_COUNT };
 
-typedef enum import_way { KEPT, EXACT, REQUANTIZED, WAYS } import_way;
+typedef enum import_way { KEPT, EXACT, REQUANTIZED, REORDERED, WAYS } import_way;
 
-static const char *const WAY_NAMES[WAYS] = {"", "--exact", "--requantize 4"};
+static const char *const WAY_NAMES[WAYS] = {"", "--exact", "--requantize 4", "the same, g_idx"};
 
 static const struct {
   const char *name;
@@ -33,6 +33,7 @@ static const struct {
 
 typedef struct buffers {
   uint8_t *inputs[3], *outputs[3], *scratch;
+  int32_t *group_index; /* of each input: in no order */
 } buffers;
 
 static void *allocate(size_t bytes) {
@@ -60,9 +61,9 @@ static mlxq_foreign_layer layer_of(size_t format, import_way way, size_t ins, si
                               .dtype = MLXQ_F16,
                               .scheme = {MLXQ_AFFINE, (int32_t)bits, GROUP},
                               .widened = way == EXACT,
-                              .requantized = way == REQUANTIZED};
+                              .requantized = way >= REQUANTIZED};
   if (way == EXACT) layer.scheme.bits++;
-  if (way == REQUANTIZED) layer.scheme.bits = 4;
+  if (layer.requantized) layer.scheme.bits = 4;
   return layer;
 }
 
@@ -98,8 +99,9 @@ static void bench_line(size_t format, import_way way, size_t ins, size_t outs, c
                                   .zero_row = (size_t)layer.groups * layer.bits / 32,
                                   .scales = MLXQ_F16,
                                   .must_be_finite = true,
+                                  .group_index = way == REORDERED ? data->group_index : NULL,
                                   .scratch = data->scratch};
-  printf("%-17s %-14s", FORMATS[format].name, WAY_NAMES[way]);
+  printf("%-17s %-15s", FORMATS[format].name, WAY_NAMES[way]);
   for (unsigned isa = 0; isa < KERNELS; isa++) {
     if (mlxq_isa_usable((mlxq_isa)isa)) printf(" %9.0f", speed(&tile, mlxq_kernels((mlxq_isa)isa), data));
   }
@@ -114,7 +116,7 @@ int main(int argc, char **argv) {
     return 2;
   }
   const size_t room = outs * ins + outs * (ins / GROUP) * 64 + ins * 64;
-  buffers data = {.scratch = allocate(room)};
+  buffers data = {.scratch = allocate(room), .group_index = allocate(ins * sizeof(int32_t))};
   for (size_t i = 0; i < 3; i++) {
     data.inputs[i] = allocate(room);
     data.outputs[i] = allocate(room);
@@ -124,7 +126,9 @@ int main(int argc, char **argv) {
   memcpy(data.inputs[2], data.inputs[0], room);
   for (size_t i = 0; i < room / 2; i++) memcpy(data.inputs[1] + 2 * i, &(uint16_t){(uint16_t)(0x2400 + i % 512)}, 2);
 
-  printf("Melem/s, one thread, %zu x %-10zu", outs, ins);
+  for (size_t i = 0; i < ins; i++) data.group_index[i] = (int32_t)(i * 37 % (ins / GROUP));
+
+  printf("Melem/s, one thread, %zu x %-11zu", outs, ins);
   for (unsigned isa = 0; isa < KERNELS; isa++) {
     if (mlxq_isa_usable((mlxq_isa)isa)) printf(" %9s", mlxq_isa_name((mlxq_isa)isa));
   }
@@ -132,6 +136,7 @@ int main(int argc, char **argv) {
   for (size_t format = 0; format < sizeof FORMATS / sizeof *FORMATS; format++) {
     for (int way = KEPT; way < WAYS; way++) {
       if (way == EXACT && FORMATS[format].bits == 8) continue; /* MLX has no ninth bit */
+      if (way == REORDERED && FORMATS[format].packing != MLXQ_PACKING_GPTQ) continue;
       bench_line(format, (import_way)way, ins, outs, &data);
     }
   }
@@ -140,5 +145,6 @@ int main(int argc, char **argv) {
     free(data.outputs[i]);
   }
   free(data.scratch);
+  free(data.group_index);
   return 0;
 }

@@ -192,30 +192,28 @@ static void widen_row(const mlxq_foreign_layer *layer, const uint8_t *words, con
   pack_row((unsigned)layer->scheme.bits, result, codes, ins);
 }
 
-/* What codes of a group stand for: (code - zero) * scale, or where zeros are scaled, scale * code + bias. */
-static void dequantize_codes(const uint8_t *codes, size_t count, float scale, const float *zero, const float *bias,
-                             float *dense) {
-  if (zero) {
-    for (size_t i = 0; i < count; i++) dense[i] = ((float)codes[i] - *zero) * scale;
-  } else {
-    for (size_t i = 0; i < count; i++) dense[i] = scale * (float)codes[i] + *bias;
+/* Dequantizes a row to floats: (code - zero) * scale, or where zeros are scaled, scale * code + bias. */
+static void dequantize_row(const mlxq_foreign_layer *layer, const uint8_t *codes, const float *scales,
+                           const float *zeros, const float *biases, float *dense) {
+  size_t ins = (size_t)layer->ins;
+  for (size_t first = 0, end, group = 0; first < ins; first = end, group++) {
+    const float scale = scales[group];
+    end = group_end(layer, first);
+    if (layer->zero_rule == MLXQ_ZERO_SCALED) {
+      for (size_t i = first; i < end; i++) dense[i] = scale * (float)codes[i] + biases[group];
+    } else {
+      for (size_t i = first; i < end; i++) dense[i] = ((float)codes[i] - zeros[group]) * scale;
+    }
   }
 }
 
-/* Dequantizes a row to floats. False where a group index is out of range. */
-static bool dequantize_row(const mlxq_foreign_layer *layer, const uint8_t *words, const float *scales,
-                           const float *zeros, const float *biases, const int32_t *group_index, mlxq_fit *fit,
-                           float *dense) {
-  size_t ins = (size_t)layer->ins;
-  uint8_t *codes = fit->once;
-  bool scaled = layer->zero_rule == MLXQ_ZERO_SCALED;
-  unpack_row(layer->bits, codes, words, ins);
-  for (size_t first = 0, end, group = 0; first < ins; first = end, group++) {
-    end = group_index ? first + 1 : group_end(layer, first);
-    if (group_index) group = (size_t)group_index[first];
+/* The same where each input has a group of its own, as GPTQ alone has it. False where that is out of range. */
+static bool dequantize_reordered_row(const mlxq_foreign_layer *layer, const uint8_t *codes, const float *scales,
+                                     const float *zeros, const int32_t *group_index, float *dense) {
+  for (size_t i = 0; i < layer->ins; i++) {
+    const size_t group = (size_t)group_index[i];
     if (group >= layer->groups) return false;
-    const float *zero = scaled ? NULL : &zeros[group];
-    dequantize_codes(codes + first, end - first, scales[group], zero, &biases[group], dense + first);
+    dense[i] = ((float)codes[i] - zeros[group]) * scales[group];
   }
   return true;
 }
@@ -245,8 +243,10 @@ static bool requantize(const mlxq_foreign_tile *tile, const mlxq_kernel_table *k
   for (size_t out = 0; out < tile->outs; out++) {
     const float *scales = fit->scales + out * groups, *zeros = fit->zeros + out * groups;
     const float *biases = fit->biases + out * groups;
-    if (!dequantize_row(layer, fit->words + out * ins * layer->bits / 8, scales, zeros, biases, tile->group_index, fit,
-                        dense)) {
+    unpack_row(layer->bits, fit->once, fit->words + out * ins * layer->bits / 8, ins);
+    if (!tile->group_index) {
+      dequantize_row(layer, fit->once, scales, zeros, biases, dense);
+    } else if (!dequantize_reordered_row(layer, fit->once, scales, zeros, tile->group_index, dense)) {
       *bad = "an index in g_idx is no group";
       return false;
     }

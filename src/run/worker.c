@@ -9,8 +9,9 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Buffers of a tile start on cache lines. */
-enum { ALIGNMENT = 64 };
+/* Buffers of a tile start on cache lines. Writes as long as LONG_WRITE go to the disk at once; the system gathers
+ * others. */
+enum { ALIGNMENT = 64, LONG_WRITE = 64 * 1024 };
 
 static size_t aligned(size_t bytes) {
   return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
@@ -357,7 +358,7 @@ static mlxq_status store_output(mlxq_worker *worker, const mlxq_tile *tile, cons
   uint64_t offset = entry->offset + output_offset(worker->request->plan, tile, output);
   status = mlxq_file_write_at(fd, data, bytes, offset, NULL, error);
   if (status == MLXQ_OK) {
-    mlxq_file_start_writing(fd, offset, bytes);
+    if (bytes >= LONG_WRITE) mlxq_file_start_writing(fd, offset, bytes);
     status = mlxq_journal_wrote(worker->request->journal, entry->file, fd, offset, data, bytes, error);
   }
   return at_sink(worker, entry->file, status, error);

@@ -90,6 +90,11 @@ static float float_of(uint32_t bits) {
   return x;
 }
 
+static float random_finite(void) {
+  const uint32_t bits = random_bits();
+  return float_of((bits & 0x7F800000u) == 0x7F800000u ? bits & 0xBFFFFFFFu : bits);
+}
+
 /* Roughly normal. */
 static float random_normal(void) {
   float sum = 0;
@@ -126,7 +131,7 @@ static float pattern_value(enum pattern pattern, float unit, size_t i) {
     case NORMAL:
       return unit * random_normal();
     case UNIFORM_BITS:
-      return float_of(random_bits() & 0xBFFFFFFFu) * (random_bits() & 1 ? 1.0f : 0x1p60f);
+      return fabsf(unit) > 1.0f ? random_finite() : float_of(random_bits() & 0xBFFFFFFFu) * (i % 2 ? 1.0f : 0x1p60f);
     case CONSTANT:
       return unit;
     case ALL_NEGATIVE:
@@ -224,14 +229,15 @@ static kernel *reference_of(const kernel *tested) {
 static void check_quantize(kernel *tested, const mlxq_kernel_args *args, const uint8_t *dense, size_t offset) {
   const unsigned bits = FORMATS[tested->format].bits;
   const size_t packed_bytes = args->groups * args->group_size / 8 * bits;
-  const size_t scale_bytes = args->groups * (FORMATS[tested->format].affine ? dtype_bytes(args->dtype) : 1);
+  const size_t scale_width = FORMATS[tested->format].affine ? dtype_bytes(args->dtype) : 1;
+  const size_t scale_bytes = args->groups * scale_width;
   const char *const names[] = {"codes", "scales", "biases"};
   output out[2][3];
   size_t bad[2];
   for (int i = 0; i < 2; i++) {
     out[i][0] = new_output(packed_bytes, 4 * offset);
-    out[i][1] = new_output(scale_bytes, 4 * offset);
-    out[i][2] = new_output(FORMATS[tested->format].affine ? scale_bytes : 0, 4 * offset);
+    out[i][1] = new_output(scale_bytes, scale_width * offset);
+    out[i][2] = new_output(FORMATS[tested->format].affine ? scale_bytes : 0, scale_width * offset);
     bad[i] = (i == 0 ? reference_of(tested) : tested)->quantize(args, dense, out[i][0].at, out[i][1].at, out[i][2].at);
   }
   for (int part = 0; part < 3; part++) {
@@ -262,7 +268,7 @@ static void check_dequantize(kernel *tested, const mlxq_kernel_args *args, const
                              const uint8_t *biases, size_t offset) {
   output out[2];
   for (int i = 0; i < 2; i++) {
-    out[i] = new_output(args->groups * args->group_size * dtype_bytes(args->dtype), 4 * offset);
+    out[i] = new_output(args->groups * args->group_size * dtype_bytes(args->dtype), dtype_bytes(args->dtype) * offset);
     (i == 0 ? reference_of(tested) : tested)->dequantize(args, packed, scales, biases, out[i].at);
     unify_nans(args->dtype, &out[i]);
   }
@@ -810,9 +816,47 @@ static bool isas_are_right(void) {
   return true;
 }
 
+/* Whether each ISA that this build has kernels of has one for every one of the reference. */
+static bool is_complete(void) {
+  bool complete = true;
+  for (unsigned isa = MLXQ_ISA_REF + 1; isa < MLXQ_ISA_COUNT; isa++) {
+    size_t rows[2] = {0, 0}; /* of the reference, and of those the ones it has */
+    for (size_t i = 0; i < COUNT(kernels); i++) {
+      if (kernels[i].isa != MLXQ_ISA_REF) continue;
+      rows[0]++;
+      for (size_t k = 0; k < COUNT(kernels); k++) {
+        rows[1] += kernels[k].isa == isa && reference_of(&kernels[k]) == &kernels[i];
+      }
+    }
+    if (rows[1] == 0 || rows[1] == rows[0]) continue;
+    printf("kernels.def has %zu kernels for %s, and %zu of the reference\n", rows[1], mlxq_isa_name((mlxq_isa)isa),
+           rows[0]);
+    complete = false;
+  }
+  return complete;
+}
+
+static int fail_usage(void) {
+  fputs(
+      "usage: checkkern [--quick | --long | --bench [FORMAT | cast | transpose | fp8 | repack_awq | all [ELEMENTS]]]\n",
+      stderr);
+  return 2;
+}
+
+static bool is_a_name(const char *name) {
+  for (size_t i = 0; i < COUNT(FORMATS); i++) {
+    if (strcmp(name, FORMATS[i].name) == 0) return true;
+  }
+  for (size_t i = CAST; i < COUNT(NAMES); i++) {
+    if (strcmp(name, NAMES[i]) == 0) return true;
+  }
+  return strcmp(name, "all") == 0;
+}
+
 int main(int argc, char **argv) {
   unsigned rounds = ROUNDS;
   if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
+    if (argc > 4 || (argc > 2 && !is_a_name(argv[2]))) return fail_usage();
     size_t elems = argc > 3 ? strtoul(argv[3], NULL, 10) : BENCH_ELEMS;
     if (elems == 0 || elems % LEAST_BENCH_ELEMS != 0) {
       printf("--bench: elements must be a multiple of %d\n", LEAST_BENCH_ELEMS);
@@ -821,8 +865,13 @@ int main(int argc, char **argv) {
     bench(argc > 2 && strcmp(argv[2], "all") != 0 ? argv[2] : NULL, elems);
     return 0;
   }
-  if (argc > 1 && strcmp(argv[1], "--long") == 0) rounds = LONG_ROUNDS;
-  if (argc > 1 && strcmp(argv[1], "--quick") == 0) rounds = 1;
+  if (argc == 2 && strcmp(argv[1], "--long") == 0) {
+    rounds = LONG_ROUNDS;
+  } else if (argc == 2 && strcmp(argv[1], "--quick") == 0) {
+    rounds = 1;
+  } else if (argc > 1) {
+    return fail_usage();
+  }
   unsigned usable = 0, run = 0;
   for (size_t i = 0; i < COUNT(kernels); i++) {
     kernel *tested = &kernels[i];
@@ -853,5 +902,5 @@ int main(int argc, char **argv) {
     run += tested->runs > 0;
   }
   printf("%u of %u usable kernels were compared with the reference; %lu differences\n", run, usable, failures);
-  return failures == 0 && run == usable && isas_are_right() ? 0 : 1;
+  return failures == 0 && run == usable && isas_are_right() && is_complete() ? 0 : 1;
 }
