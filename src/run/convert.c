@@ -426,14 +426,28 @@ static mlxq_status make_report(mlxq_report **report, conversion *work, mlxq_acti
   return MLXQ_OK;
 }
 
+/* A source may be a folder of links, to files anywhere. */
+static mlxq_status check_links(const conversion *work, mlxq_error *error) {
+  const mlxq_checkpoint *checkpoint = work->checkpoint;
+  mlxq_status status = MLXQ_OK;
+  for (size_t i = 0; status == MLXQ_OK && i < checkpoint->file_count; i++) {
+    status = mlxq_staging_check_file(&work->staging, checkpoint->files[i].path, error);
+  }
+  for (size_t i = 0; status == MLXQ_OK && i < checkpoint->other_count; i++) {
+    status = mlxq_staging_check_file(&work->staging, checkpoint->others[i].path, error);
+  }
+  return status;
+}
+
 static mlxq_status lay_out(conversion *work, const char *source, const char *destination, mlxq_error *error) {
   const mlxq_convert_options *options = work->options;
   uint64_t shard_bytes = options->max_shard_bytes ? options->max_shard_bytes : DEFAULT_SHARD_BYTES;
   bool is_folder = work->checkpoint->is_folder;
-  mlxq_status status =
-      mlxq_staging_check(&work->staging, source, destination, is_folder, options->force, options->keep_partial, error);
+  mlxq_status status = mlxq_staging_check(&work->staging, source, destination, is_folder, options->force,
+                                          options->keep_partial, options->dry_run, error);
   work->staging.cancel = work->checkpoint->cancel;
   if (status == MLXQ_OK && is_folder) status = mlxq_side_files_find(work->checkpoint, error);
+  if (status == MLXQ_OK) status = check_links(work, error);
   if (status != MLXQ_OK) return status;
   const char *single_name = is_folder ? NULL : mlxq_path_base(work->staging.destination);
   status = mlxq_plan_layout(work->plan, shard_bytes, single_name, error);

@@ -82,8 +82,10 @@ static mlxq_status look_into(folder_content *content, const char *path, mlxq_err
   return failed ? mlxq_fail_errno(error, failed, path, "cannot list") : MLXQ_OK;
 }
 
-/* --force replaces what a conversion makes, and empty folders; not somebody's notes or home. */
-static mlxq_status check_replaceable(const mlxq_staging *staging, const struct stat *existing, mlxq_error *error) {
+/* --force replaces what a conversion makes, and empty folders; not somebody's notes or home. `path` is where that is:
+ * the destination, or what an interrupted replacement set aside of it. */
+static mlxq_status check_replaceable(const mlxq_staging *staging, const char *path, const struct stat *existing,
+                                     mlxq_error *error) {
   const char *destination = staging->destination;
   folder_content content;
   if (!staging->force)
@@ -91,12 +93,12 @@ static mlxq_status check_replaceable(const mlxq_staging *staging, const struct s
   if (staging->is_folder && !S_ISDIR(existing->st_mode)) {
     return fail_at(error, MLXQ_EXISTS, destination, "exists and is not a folder");
   }
-  if (!staging->is_folder && (!S_ISREG(existing->st_mode) || !is_safetensors(destination))) {
+  if (!staging->is_folder && (!S_ISREG(existing->st_mode) || !is_safetensors(path))) {
     return fail_at(error, MLXQ_EXISTS, destination,
                    "exists and is not a .safetensors file, so --force does not replace it");
   }
   if (!staging->is_folder) return MLXQ_OK;
-  mlxq_status status = look_into(&content, destination, error);
+  mlxq_status status = look_into(&content, path, error);
   if (status != MLXQ_OK || !content.anything) return status;
   if (content.config && content.safetensors && !content.folders) return MLXQ_OK;
   return fail_at(error, MLXQ_EXISTS, destination,
@@ -143,8 +145,22 @@ static char *working_name(const char *destination, size_t parent_length, const c
   return mlxq_asprintf("%.*s.%016" PRIx64 "%s", (int)parent_length, destination, mlxq_digest(base, length), ending);
 }
 
+/* A replacement without RENAME_EXCHANGE that was killed half-way: the old checkpoint goes back to its place, unless the
+ * process that does it is still there. */
+static mlxq_status put_back(const mlxq_staging *staging, mlxq_error *error) {
+  struct stat existing;
+  if (lstat(staging->destination, &existing) == 0 || errno != ENOENT || lstat(staging->aside, &existing) != 0) {
+    return MLXQ_OK;
+  }
+  int lock = mlxq_open(staging->folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+  bool busy = lock >= 0 && flock(lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+  if (!busy) rename(staging->aside, staging->destination);
+  mlxq_file_close(lock);
+  return busy ? fail_at(error, MLXQ_BUSY, staging->destination, "another process is writing it") : MLXQ_OK;
+}
+
 mlxq_status mlxq_staging_check(mlxq_staging *staging, const char *source, const char *destination, bool is_folder,
-                               bool force, bool keep_partial, mlxq_error *error) {
+                               bool force, bool keep_partial, bool look_only, mlxq_error *error) {
   *staging =
       (mlxq_staging){.lock = -1, .old_lock = -1, .is_folder = is_folder, .force = force, .keep_partial = keep_partial};
   size_t length = strlen(destination);
@@ -164,11 +180,29 @@ mlxq_status mlxq_staging_check(mlxq_staging *staging, const char *source, const 
   if (!staging->folder || !staging->aside) return mlxq_fail_memory(error);
   mlxq_status status = check_places(staging, source, error);
   if (status != MLXQ_OK) return status;
+  status = look_only ? MLXQ_OK : put_back(staging, error);
+  if (status != MLXQ_OK) return status;
+  const char *path = staging->destination;
   struct stat existing;
-  /* A replacement without RENAME_EXCHANGE that was killed half-way: the old checkpoint goes back to its place. */
-  if (lstat(staging->destination, &existing) != 0 && errno == ENOENT) rename(staging->aside, staging->destination);
-  if (lstat(staging->destination, &existing) == 0) return check_replaceable(staging, &existing, error);
-  return errno == ENOENT ? MLXQ_OK : mlxq_fail_errno(error, errno, staging->destination, "cannot stat");
+  bool there = lstat(path, &existing) == 0;
+  if (!there && errno != ENOENT) return mlxq_fail_errno(error, errno, path, "cannot stat");
+  if (!there) there = lstat(path = staging->aside, &existing) == 0;
+  staging->occupied = there;
+  return there ? check_replaceable(staging, path, &existing, error) : MLXQ_OK;
+}
+
+mlxq_status mlxq_staging_check_file(const mlxq_staging *staging, const char *path, mlxq_error *error) {
+  if (!staging->occupied) return MLXQ_OK;
+  char *file = realpath(path, NULL), *target = realpath(staging->destination, NULL);
+  mlxq_status status = MLXQ_OK;
+  if (!file) {
+    status = mlxq_fail_errno(error, errno, path, "cannot resolve");
+  } else if (target && is_inside(file, target)) {
+    status = fail_at(error, MLXQ_USAGE, path, "lies in the destination, which --force would replace");
+  }
+  free(target);
+  free(file);
+  return status;
 }
 
 /* ---- The working folder ---------------------------------------------------------------------------------------- */
@@ -340,10 +374,12 @@ static mlxq_status replace(mlxq_staging *staging, const char *from, mlxq_error *
   const char *destination = staging->destination;
   struct stat existing;
   if (lstat(destination, &existing) != 0) return mlxq_fail_errno(error, errno, destination, "cannot stat");
-  mlxq_status status = check_replaceable(staging, &existing, error); /* it may have appeared since the first check */
+  /* It may have appeared since the first check. */
+  mlxq_status status = check_replaceable(staging, destination, &existing, error);
   if (status == MLXQ_OK && staging->is_folder) status = lock_folder(&staging->old_lock, staging, destination, error);
   if (status != MLXQ_OK) return status;
   int failed = rename_flagged(from, destination, RENAME_EXCHANGE);
+  staging->exchanged = failed == 0;
   if (failed == EINVAL || failed == ENOSYS) failed = replace_in_two_steps(staging, from);
   return failed ? mlxq_fail_errno(error, failed, destination, "cannot publish") : MLXQ_OK;
 }
@@ -369,9 +405,12 @@ mlxq_status mlxq_staging_publish(mlxq_staging *staging, const mlxq_plan *plan, m
   staging->published = true;
   status = mlxq_folder_sync(staging->parent, error);
   if (status != MLXQ_OK && staging->replaced) return status;
-  /* What is left under the working names: nothing, what was replaced, or the folder that the file was made in. */
-  mlxq_status removed = mlxq_file_remove_tree(staging->folder, status == MLXQ_OK ? error : NULL);
-  if (status == MLXQ_OK) status = removed;
+  /* Left under the working name is what was replaced, or the folder that the file was made in. A folder that was
+   * renamed is not: the name may be another process's by now. */
+  if (!staging->is_folder || staging->exchanged) {
+    mlxq_status removed = mlxq_file_remove_tree(staging->folder, status == MLXQ_OK ? error : NULL);
+    if (status == MLXQ_OK) status = removed;
+  }
   if (status == MLXQ_OK) status = mlxq_file_remove_tree(staging->aside, error);
   return status;
 }

@@ -12,15 +12,20 @@ typedef struct mlxq_staging {
   char *aside;  /* parent/.NAME.mlxq-old: where the file system cannot exchange, the old folder while it is replaced */
   int lock;     /* descriptor of `folder`, locked; -1 before */
   int old_lock; /* of the folder that is replaced, locked until it is removed; -1: none */
-  bool is_folder, force, keep_partial, published, replaced;
+  bool is_folder, force, keep_partial;
+  bool occupied; /* there was something at the destination when it was checked */
+  bool published, replaced, exchanged;
   mlxq_cancel cancel; /* looked at before each file is made, and before each is synced; set it after the check */
 } mlxq_staging;
 
 /* Checks that the destination may be made: that its parent exists, that it is absent (or with `force` is a checkpoint
  * that may be replaced), and that neither it nor the source lies inside the other. Changes
- * nothing, but for putting an old checkpoint back that an interrupted replacement left aside. */
+ * nothing, but, unless `look_only`, for putting an old checkpoint back that an interrupted replacement left aside. */
 mlxq_status mlxq_staging_check(mlxq_staging *staging, const char *source, const char *destination, bool is_folder,
-                               bool force, bool keep_partial, mlxq_error *error);
+                               bool force, bool keep_partial, bool look_only, mlxq_error *error);
+
+/* Checks that a file that is read or copied, wherever its links lead, does not lie in a destination that is replaced. */
+mlxq_status mlxq_staging_check_file(const mlxq_staging *staging, const char *path, mlxq_error *error);
 
 /* Makes the working folder, or takes over what an interrupted run left. MLXQ_BUSY while another process has it. */
 mlxq_status mlxq_staging_create(mlxq_staging *staging, mlxq_error *error);

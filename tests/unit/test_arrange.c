@@ -755,7 +755,7 @@ static void run_and_compare(const void *folder, const mlxq_checkpoint *checkpoin
     mlxq_staging staging = {.lock = -1, .old_lock = -1};
     size_t found = 0;
     assert_int_equal(
-        mlxq_staging_check(&staging, path_in(folder, "src"), path_in(folder, "out"), true, false, false, NULL),
+        mlxq_staging_check(&staging, path_in(folder, "src"), path_in(folder, "out"), true, false, false, false, NULL),
         MLXQ_OK);
     assert_int_equal(mlxq_staging_create(&staging, NULL), MLXQ_OK);
     assert_int_equal(mlxq_staging_create_files(&staging, plan, NULL, NULL), MLXQ_OK);

@@ -34,7 +34,7 @@ static mlxq_status check_only(const char *source, const char *destination, bool 
                               mlxq_error *error) {
   mlxq_staging staging;
   memset(&staging, 0x55, sizeof staging);
-  mlxq_status status = mlxq_staging_check(&staging, source, destination, is_folder, force, false, error);
+  mlxq_status status = mlxq_staging_check(&staging, source, destination, is_folder, force, false, false, error);
   mlxq_staging_close(&staging);
   return status;
 }
@@ -62,7 +62,7 @@ static void assert_accepted(const char *source, const char *destination, bool is
 static mlxq_staging checked(const char *source, const char *destination, bool is_folder, bool force, bool keep) {
   mlxq_staging staging;
   mlxq_error error;
-  if (mlxq_staging_check(&staging, source, destination, is_folder, force, keep, &error) != MLXQ_OK) {
+  if (mlxq_staging_check(&staging, source, destination, is_folder, force, keep, false, &error) != MLXQ_OK) {
     fail_msg("%s: %s", error.file, error.message);
   }
   return staging;
@@ -401,7 +401,7 @@ static pid_t start_rival(const char *source, const char *destination, const char
   assert_true(child >= 0);
   if (child == 0) {
     mlxq_staging staging;
-    mlxq_status status = mlxq_staging_check(&staging, source, destination, true, false, false, NULL);
+    mlxq_status status = mlxq_staging_check(&staging, source, destination, true, false, false, false, NULL);
     if (status == MLXQ_OK) status = mlxq_staging_create(&staging, NULL);
     int fd = status == MLXQ_OK ? open(note, O_WRONLY | O_CREAT, 0666) : -1;
     byte = fd >= 0 && write(fd, "rival", 5) == 5 ? 'y' : 'n';

@@ -4,12 +4,18 @@
 #include "helpers.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 /* Renames go through these; the linker wraps them. `fail_rename` counts down to the plain rename that fails. */
 static int fail_rename;
+
+/* Once a folder is renamed to `out`, another process makes a working folder in the old name's place. */
+static bool another_follows;
 
 int __wrap_renameat2(int old_folder, const char *from, int new_folder, const char *to, unsigned flags);
 int __wrap_rename(const char *from, const char *to);
@@ -30,7 +36,13 @@ int __wrap_rename(const char *from, const char *to) {
     errno = EIO;
     return -1;
   }
-  return __real_rename(from, to);
+  int failed = __real_rename(from, to);
+  size_t length = strlen(to);
+  if (failed == 0 && another_follows && length > 4 && strcmp(to + length - 4, "/out") == 0) {
+    make_folder(from);
+    write_text(path_in(from, "its"), "work");
+  }
+  return failed;
 }
 
 static void make_old(const char *folder) {
@@ -44,7 +56,7 @@ static mlxq_status publish_over(const char *scratch, mlxq_error *error) {
   const char *source = path_in(scratch, "src"), *destination = path_in(scratch, "out");
   mlxq_plan plan = {0};
   mlxq_staging staging;
-  mlxq_status status = mlxq_staging_check(&staging, source, destination, true, true, false, error);
+  mlxq_status status = mlxq_staging_check(&staging, source, destination, true, true, false, false, error);
   if (status == MLXQ_OK) status = mlxq_staging_create(&staging, error);
   if (status == MLXQ_OK) {
     write_text(path_in(staging.folder, "config.json"), "new");
@@ -90,7 +102,7 @@ static void test_an_old_checkpoint_comes_back(void **state) {
   make_folder(path_in(*state, "src"));
   make_old(path_in(*state, ".out.mlxq-old"));
   assert_int_equal(
-      mlxq_staging_check(&staging, path_in(*state, "src"), path_in(*state, "out"), true, false, false, NULL),
+      mlxq_staging_check(&staging, path_in(*state, "src"), path_in(*state, "out"), true, false, false, false, NULL),
       MLXQ_EXISTS);
   mlxq_staging_close(&staging);
   assert_only(*state, "old");
@@ -98,13 +110,45 @@ static void test_an_old_checkpoint_comes_back(void **state) {
   assert_only(*state, "new");
 }
 
+/* The name of the working folder is free from the rename on. */
+static void test_the_next_ones_work_is_left_alone(void **state) {
+  make_folder(path_in(*state, "src"));
+  another_follows = true;
+  for (int over = 0; over < 2; over++) { /* at first nothing is there */
+    assert_int_equal(publish_over(*state, NULL), MLXQ_OK);
+    assert_text(path_in(*state, "out/model.safetensors"), "new");
+    assert_text(path_in(*state, ".out.mlxq-partial/its"), "work");
+    unlink(path_in(*state, ".out.mlxq-partial/its"));
+  }
+  another_follows = false;
+}
+
+/* What is set aside is put back by nobody while the one who did it is there, and never by one who only looks. */
+static void test_what_is_aside_is_left_alone(void **state) {
+  mlxq_staging staging;
+  const char *source = path_in(*state, "src"), *out = path_in(*state, "out");
+  const char *partial = path_in(*state, ".out.mlxq-partial");
+  make_folder(source);
+  make_folder(partial);
+  make_old(path_in(*state, ".out.mlxq-old"));
+  int lock = open(partial, O_RDONLY | O_DIRECTORY);
+  assert_int_equal(flock(lock, LOCK_EX), 0);
+  assert_int_equal(mlxq_staging_check(&staging, source, out, true, true, false, false, NULL), MLXQ_BUSY);
+  mlxq_staging_close(&staging);
+  close(lock);
+  assert_int_equal(mlxq_staging_check(&staging, source, out, true, false, false, true, NULL), MLXQ_EXISTS);
+  mlxq_staging_close(&staging);
+  assert_int_equal(access(out, F_OK), -1);
+  assert_text(path_in(*state, ".out.mlxq-old/config.json"), "old");
+}
+
 #define TEST(function) cmocka_unit_test_setup_teardown(function, make_scratch, remove_scratch)
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      TEST(test_replaced_in_two_steps),
-      TEST(test_a_rename_that_fails_keeps_the_old),
-      TEST(test_an_old_checkpoint_comes_back),
+      TEST(test_replaced_in_two_steps),        TEST(test_a_rename_that_fails_keeps_the_old),
+      TEST(test_an_old_checkpoint_comes_back), TEST(test_the_next_ones_work_is_left_alone),
+      TEST(test_what_is_aside_is_left_alone),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -44,7 +44,7 @@ static job_on_disk open_job(const void *folder, mlxq_quant_config *config, bool 
 /* Makes the empty files, again for each run. */
 static void prepare(job_on_disk *job) {
   assert_int_equal(mlxq_staging_check(&job->staging, path_in(job->folder, "src"), path_in(job->folder, "out"), true,
-                                      false, false, NULL),
+                                      false, false, false, NULL),
                    MLXQ_OK);
   assert_int_equal(mlxq_staging_create(&job->staging, NULL), MLXQ_OK);
   assert_int_equal(mlxq_staging_create_files(&job->staging, job->plan, NULL, NULL), MLXQ_OK);
