@@ -24,7 +24,8 @@ typedef struct mlxq_staging {
 mlxq_status mlxq_staging_check(mlxq_staging *staging, const char *source, const char *destination, bool is_folder,
                                bool force, bool keep_partial, bool look_only, mlxq_error *error);
 
-/* Checks that a file that is read or copied, wherever its links lead, does not lie in a destination that is replaced. */
+/* Checks that a file that is read or copied, wherever its links lead, does not lie in a destination that is replaced.
+ */
 mlxq_status mlxq_staging_check_file(const mlxq_staging *staging, const char *path, mlxq_error *error);
 
 /* Makes the working folder, or takes over what an interrupted run left. MLXQ_BUSY while another process has it. */
