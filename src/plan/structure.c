@@ -283,7 +283,9 @@ static mlxq_status walk_part(survey *s, size_t index, size_t length, const char 
 
 /* Weights first, since they tell how their scales and biases are read. */
 static mlxq_status walk(survey *s) {
+  enum { CANCEL_INTERVAL = 1024 };
   static const char *const PARTS[] = {".scales", ".biases"};
+  const mlxq_cancel *cancel = &s->structure->checkpoint->cancel;
   mlxq_text path = {0};
   mlxq_status status = MLXQ_OK;
   for (size_t i = 0; status == MLXQ_OK && i < s->tensors->count; i++) {
@@ -293,6 +295,7 @@ static mlxq_status walk(survey *s) {
     if (mlxq_name_splits(s->tensors->entries[i].tensor.name, ".weight", &length)) {
       status = walk_layer(s, i, length, &path);
     }
+    if (status == MLXQ_OK && (i + 1) % CANCEL_INTERVAL == 0) status = mlxq_cancel_check(cancel, s->error);
   }
   for (size_t i = 0; status == MLXQ_OK && i < s->tensors->count; i++) {
     const char *name = s->tensors->entries[i].tensor.name;
