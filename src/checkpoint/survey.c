@@ -111,13 +111,15 @@ enum { MAX_ABSENT_TOLD = 10 };
 /* Takes the file `number` of the set for absent, or with `count` above 1 so many from there on. */
 static mlxq_status tell_absent(const shard_set *set, unsigned long number, unsigned long count, mlxq_error *error) {
   unsigned long total = set->last.total;
+  mlxq_status status = mlxq_cancel_check(&set->checkpoint->cancel, error);
+  if (status != MLXQ_OK) return status;
   char *absent =
       mlxq_asprintf("%.*s-%05lu-of-%05lu.safetensors", (int)set->last.prefix_length, set->name, number, total);
   if (!absent) return mlxq_fail_memory(error);
-  mlxq_status status =
-      count == 1 ? mlxq_fail(error, MLXQ_MISSING_KEY, NULL, absent, "missing: %s is one of %lu files", set->name, total)
-                 : mlxq_fail(error, MLXQ_MISSING_KEY, NULL, absent, "missing, and so are %lu more of the %lu files",
-                             count - 1, total);
+  status = count == 1
+               ? mlxq_fail(error, MLXQ_MISSING_KEY, NULL, absent, "missing: %s is one of %lu files", set->name, total)
+               : mlxq_fail(error, MLXQ_MISSING_KEY, NULL, absent, "missing, and so are %lu more of the %lu files",
+                           count - 1, total);
   status = mlxq_flaws_take(set->flaws, mlxq_error_at_file(error, status, set->checkpoint->path), error);
   free(absent);
   return status;
@@ -164,8 +166,6 @@ mlxq_status mlxq_survey_shards(const mlxq_checkpoint *checkpoint, const mlxq_fla
   for (size_t i = 0; status == MLXQ_OK && i < checkpoint->file_count; i++) {
     const char *name = checkpoint->files[i].name;
     shard_name shard;
-    status = mlxq_cancel_check(&checkpoint->cancel, error);
-    if (status != MLXQ_OK) break;
     status = parse_shard_name(&shard, name) ? add_shard(&set, name, &shard, error) : end_set(&set, error);
   }
   return status == MLXQ_OK ? end_set(&set, error) : status;
