@@ -35,7 +35,9 @@ static const command COMMANDS[] = {
      "Checks headers, index, config.json, every layer's tensors, and every number. Exit status 0: whole; 1: defects, "
      "one\n"
      "line each. --against quantizes DENSE again, in memory, as SRC's config.json says, and compares bit by bit;\n"
-     "--profile and --dtype are then those that SRC was made with.\n",
+     "--profile and --dtype are then those that SRC was made with.\n"
+     "Layers in another tool's format (AWQ, GPTQ, FP8) are not checked. Shapes are not compared with config.json's\n"
+     "dimensions; a tensor that one layer lacks and all others have is a note.\n",
      NULL, NULL, verify},
 };
 enum { COMMAND_COUNT = sizeof COMMANDS / sizeof *COMMANDS };

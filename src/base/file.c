@@ -37,6 +37,15 @@ int mlxq_open(const char *path, int flags) {
   return fd;
 }
 
+mlxq_status mlxq_file_exists(bool *there, const char *path, mlxq_error *error) {
+  struct stat status;
+  *there = stat(path, &status) == 0;
+  if (*there) return MLXQ_OK;
+  int reason = errno;
+  if (reason == ENOENT && lstat(path, &status) != 0 && errno == ENOENT) return MLXQ_OK;
+  return mlxq_fail_errno(error, reason, path, "cannot open");
+}
+
 mlxq_status mlxq_file_open(int *fd, mlxq_file_identity *identity, const char *path, mlxq_error *error) {
   struct stat status;
   /* O_NONBLOCK: a FIFO by the name of a checkpoint file must not hang us. */

@@ -17,6 +17,10 @@ typedef struct mlxq_file_identity {
 /* open(2) again where a signal interrupts it, as it may on network file systems. */
 int mlxq_open(const char *path, int flags);
 
+/* Whether there is something at `path`. What is there and cannot be reached is an error: a link that leads nowhere, a
+ * folder that may not be searched. */
+mlxq_status mlxq_file_exists(bool *there, const char *path, mlxq_error *error);
+
 /* Opens a regular file for reading, symbolic links followed. Anything else is MLXQ_IO. The caller closes `*fd`. */
 mlxq_status mlxq_file_open(int *fd, mlxq_file_identity *identity, const char *path, mlxq_error *error);
 

@@ -116,8 +116,9 @@ static mlxq_status merge_generation_config(mlxq_checkpoint *checkpoint, mlxq_err
   struct json_object *generation = NULL, *eos = NULL;
   char *path = mlxq_path_join(checkpoint->path, "generation_config.json");
   if (!path) return mlxq_fail_memory(error);
-  mlxq_status status = MLXQ_OK;
-  if (access(path, F_OK) != 0) goto cleanup;
+  bool there = false;
+  mlxq_status status = mlxq_file_exists(&there, path, error);
+  if (!there) goto cleanup;
   status = mlxq_file_read_text(&text, &length, path, MAX_GENERATION_CONFIG_BYTES, error);
   if (status != MLXQ_OK) goto cleanup;
   /* mlx-lm passes over a generation_config.json that is no JSON. */
@@ -178,7 +179,8 @@ static mlxq_status survey_folder(mlxq_checkpoint *checkpoint, const mlxq_flaws *
   }
   if (status == MLXQ_OK) status = mlxq_survey_shards(checkpoint, flaws, error);
   if (status == MLXQ_OK) status = mlxq_survey_headers(checkpoint, flaws, error);
-  if (status == MLXQ_OK) status = mlxq_flaws_take(flaws, mlxq_index_survey(checkpoint, flaws, error), error);
+  if (status == MLXQ_OK)
+    status = mlxq_flaws_take(flaws, mlxq_index_survey(checkpoint, &checkpoint->index_bytes, flaws, error), error);
   return status;
 }
 
@@ -213,6 +215,7 @@ mlxq_status mlxq_checkpoint_survey(mlxq_checkpoint **result, const char *path, c
   mlxq_checkpoint *checkpoint = mlxq_calloc(1, sizeof *checkpoint);
   if (!checkpoint) return mlxq_fail_memory(error);
   checkpoint->is_folder = S_ISDIR(status_of_path.st_mode);
+  checkpoint->index_bytes = MLXQ_NO_TOTAL;
   if (cancel) checkpoint->cancel = *cancel;
   checkpoint->path = mlxq_asprintf("%s", path);
   mlxq_status status = checkpoint->path ? mlxq_weights_new(&checkpoint->tensors, error) : mlxq_fail_memory(error);
@@ -265,10 +268,20 @@ mlxq_status mlxq_checkpoint_check(const mlxq_checkpoint *checkpoint, mlxq_error 
   return status == MLXQ_OK ? check_files(checkpoint->others, checkpoint->other_count, error) : status;
 }
 
-/* The quant_method of the block `key` of an object; "unknown" for a block that names none; NULL without a block. */
-static const char *method_of(struct json_object *object, const char *key) {
-  struct json_object *block = NULL, *method = NULL;
-  if (!json_object_object_get_ex(object, key, &block) || !block) return NULL;
+/* The `quantization_config` of config.json or, without one, of its text_config; NULL where Python takes it for false,
+ * as mlx-lm does. */
+static struct json_object *find_block(const mlxq_checkpoint *checkpoint) {
+  struct json_object *block = NULL, *text_config = NULL;
+  if (!json_object_object_get_ex(checkpoint->config, "quantization_config", &block) &&
+      json_object_object_get_ex(checkpoint->config, "text_config", &text_config)) {
+    json_object_object_get_ex(text_config, "quantization_config", &block);
+  }
+  return is_truthy(block) ? block : NULL;
+}
+
+/* The quant_method of a block; "unknown" for one that names none. */
+static const char *method_of(struct json_object *block) {
+  struct json_object *method = NULL;
   if (json_object_object_get_ex(block, "quant_method", &method) && json_object_is_type(method, json_type_string)) {
     return json_object_get_string(method);
   }
@@ -279,14 +292,17 @@ static const char *method_of(struct json_object *object, const char *key) {
 static mlxq_status method_by_files(const char **method, const mlxq_checkpoint *checkpoint, mlxq_error *error) {
   static const char *const FILES[][2] = {
       {"quant_config.json", "awq"}, {"quantize_config.json", "gptq"}, {"hf_quant_config.json", "modelopt"}};
+  mlxq_status status = MLXQ_OK;
   *method = NULL;
-  for (size_t i = 0; i < sizeof FILES / sizeof *FILES && !*method; i++) {
+  for (size_t i = 0; status == MLXQ_OK && i < sizeof FILES / sizeof *FILES && !*method; i++) {
+    bool there = false;
     char *path = mlxq_path_join(checkpoint->path, FILES[i][0]);
     if (!path) return mlxq_fail_memory(error);
-    if (access(path, F_OK) == 0) *method = FILES[i][1];
+    status = mlxq_file_exists(&there, path, error);
+    if (there) *method = FILES[i][1];
     free(path);
   }
-  return MLXQ_OK;
+  return status;
 }
 
 /* Guesses by the names and types that the packers use, for folders whose config says nothing. */
@@ -307,18 +323,51 @@ static const char *foreign_by_tensors(const mlxq_weights *tensors) {
   return NULL;
 }
 
+static bool is_integer(struct json_object *block, const char *key) {
+  struct json_object *value = NULL;
+  return json_object_object_get_ex(block, key, &value) && json_object_is_type(value, json_type_int);
+}
+
+static bool has_packed_layer(const mlxq_weights *tensors) {
+  size_t length = 0;
+  for (size_t i = 0; i < tensors->count; i++) {
+    const mlxq_tensor *tensor = &tensors->entries[i].tensor;
+    if (tensor->dtype == MLXQ_U32 && mlxq_name_splits(tensor->name, ".weight", &length) &&
+        mlxq_weights_part(tensors, tensor->name, length, ".scales")) {
+      return true;
+    }
+  }
+  return false;
+}
+
+struct json_object *mlxq_checkpoint_lone_copy(const mlxq_checkpoint *checkpoint) {
+  struct json_object *other = NULL;
+  if (!checkpoint->config) return NULL;
+  if (json_object_object_get_ex(checkpoint->config, "quantization", &other) && other) return NULL;
+  struct json_object *block = find_block(checkpoint);
+  if (!json_object_is_type(block, json_type_object) || json_object_object_get_ex(block, "quant_method", NULL)) {
+    return NULL;
+  }
+  if (foreign_by_tensors(checkpoint->tensors)) return NULL;
+  bool speaks = is_integer(block, "group_size") && is_integer(block, "bits");
+  return speaks || has_packed_layer(checkpoint->tensors) ? block : NULL;
+}
+
 mlxq_status mlxq_checkpoint_foreign(const char **method, bool *guessed, const mlxq_checkpoint *checkpoint,
                                     mlxq_error *error) {
-  struct json_object *block = NULL, *text_config = NULL;
+  struct json_object *block = NULL;
   mlxq_status status = MLXQ_OK;
   *method = NULL;
   *guessed = false;
   if (checkpoint->config) {
     if (json_object_object_get_ex(checkpoint->config, "quantization", &block) && block) return MLXQ_OK;
-    *method = method_of(checkpoint->config, "quantization_config");
-    if (!*method && json_object_object_get_ex(checkpoint->config, "text_config", &text_config)) {
-      *method = method_of(text_config, "quantization_config");
+    if (mlxq_checkpoint_lone_copy(checkpoint)) {
+      mlxq_fail(error, MLXQ_MISSING_KEY, NULL, "quantization",
+                "missing: MLX's own copy of it, quantization_config, is not read without it");
+      return mlxq_error_at_file(error, MLXQ_MISSING_KEY, checkpoint->config_path);
     }
+    block = find_block(checkpoint);
+    if (block) *method = method_of(block);
   }
   if (!*method && checkpoint->is_folder) status = method_by_files(method, checkpoint, error);
   if (status != MLXQ_OK || *method) return status;

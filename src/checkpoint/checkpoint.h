@@ -12,6 +12,8 @@
 /* Most .safetensors files in a folder that is read or written: numbered names have five digits. */
 #define MLXQ_MAX_FILES 99999u
 
+#define MLXQ_NO_TOTAL UINT64_MAX
+
 typedef struct mlxq_source_file {
   char *path;
   const char *name; /* the part of `path` inside the folder */
@@ -30,6 +32,7 @@ typedef struct mlxq_checkpoint {
   mlxq_source_file *others;   /* config.json, the index and what else is read beside the tensors, as found */
   size_t other_count, other_capacity;
   size_t first_side_file; /* of these, those that a converted folder keeps, see mlxq_side_files_find */
+  uint64_t index_bytes;   /* after a survey: the index's total_size, or MLXQ_NO_TOTAL */
   mlxq_cancel cancel;     /* looked at while opening, and for planners */
 } mlxq_checkpoint;
 
@@ -53,8 +56,12 @@ mlxq_status mlxq_checkpoint_note(mlxq_checkpoint *checkpoint, char *path, mlxq_e
  * survey could not read. */
 mlxq_status mlxq_checkpoint_check(const mlxq_checkpoint *checkpoint, mlxq_error *error);
 
+/* A block in `quantization_config` that is MLX's, where `quantization`, of which it is a copy, is absent; or NULL.
+ * MLX's names no quant_method, and says group_size and bits or stands beside packed layers. */
+struct json_object *mlxq_checkpoint_lone_copy(const mlxq_checkpoint *checkpoint);
+
 /* The quant_method of a quantization that is not MLX's, or NULL; valid while the checkpoint is. `*guessed` says whether
- * it comes from the tensors alone, and not from a config. */
+ * it comes from the tensors alone, and not from a config. MLXQ_MISSING_KEY where there is a lone copy. */
 mlxq_status mlxq_checkpoint_foreign(const char **method, bool *guessed, const mlxq_checkpoint *checkpoint,
                                     mlxq_error *error);
 

@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <unistd.h>
 
 enum { MAX_FILE_BYTES = 1 << 20 };
 
@@ -94,9 +93,10 @@ static mlxq_status read_file(mlxq_foreign_config *foreign, const mlxq_checkpoint
                              mlxq_error *error) {
   char *text = NULL, *path = mlxq_path_join(checkpoint->path, name);
   size_t length = 0;
-  mlxq_status status = MLXQ_OK;
+  bool there = false;
   if (!path) return mlxq_fail_memory(error);
-  if (access(path, F_OK) == 0) {
+  mlxq_status status = mlxq_file_exists(&there, path, error);
+  if (there) {
     status = mlxq_file_read_text(&text, &length, path, MAX_FILE_BYTES, error);
     if (status == MLXQ_OK) status = mlxq_json_parse(&foreign->owner, text, length, error);
     if (status == MLXQ_OK && !json_object_is_type(foreign->owner, json_type_object)) {

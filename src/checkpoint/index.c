@@ -10,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 /* It is read once, in pieces: a limit to the time that a file without end may take. Ten million tensors fit. */
 #define MAX_INDEX_BYTES (1u << 30)
@@ -21,14 +20,16 @@ typedef struct absent_file {
   uint64_t hash, tensors;
 } absent_file;
 
-enum { MAX_ABSENT_FILES = 1000 };
+enum { MAX_ABSENT_FILES = 1000, CANCEL_INTERVAL = 1024 };
 
 typedef struct checker {
   mlxq_json_stream json;
   const mlxq_checkpoint *checkpoint;
   unsigned char *seen; /* a bit for each tensor: the last weight_map names it */
   size_t seen_bytes;
+  uint64_t entries; /* read so far */
   bool has_map;
+  uint64_t *total_bytes;   /* metadata.total_size; as mlxq_index_survey's */
   const mlxq_flaws *flaws; /* a survey: told of what is wrong; NULL: the first is an error */
   const char *path;
   struct absent_file *absent; /* a survey: files that the index names and the folder lacks */
@@ -150,6 +151,9 @@ static bool check_map(checker *c) {
     json->key = c->name;
     if (!check_entry(c, length)) return false;
     json->key = NULL;
+    if (++c->entries % CANCEL_INTERVAL != 0) continue;
+    json->status = mlxq_cancel_check(&c->checkpoint->cancel, json->error);
+    if (json->status != MLXQ_OK) return false;
   }
   for (size_t i = 0; json->status == MLXQ_OK && i < tensors->count; i++) {
     if (c->seen[i / 8] & 1u << i % 8) continue;
@@ -162,7 +166,23 @@ static bool check_map(checker *c) {
   return json->status == MLXQ_OK;
 }
 
+/* Of two values Python takes the last. */
+static bool read_metadata(checker *c) {
+  *c->total_bytes = MLXQ_NO_TOTAL;
+  if (!mlxq_json_expect(&c->json, '{')) return false;
+  for (bool first = true; mlxq_json_next(&c->json, '}', &first);) {
+    bool is_uint = false;
+    uint64_t value = 0;
+    if (!read_key(c, NULL)) return false;
+    bool is_total = strcmp(c->name, "total_size") == 0;
+    if (!mlxq_json_skip_uint(&c->json, MLXQ_JSON_MAX_DEPTH - 2, &is_uint, &value)) return false;
+    if (is_total) *c->total_bytes = is_uint ? value : MLXQ_NO_TOTAL;
+  }
+  return c->json.status == MLXQ_OK;
+}
+
 static bool check_member(checker *c) {
+  if (strcmp(c->name, "metadata") == 0 && mlxq_json_peek(&c->json) == '{') return read_metadata(c);
   bool is_map = strcmp(c->name, "weight_map") == 0;
   if (is_map && mlxq_json_peek(&c->json) == '{') return check_map(c);
   if (is_map) c->has_map = false;
@@ -185,17 +205,21 @@ static bool check_document(checker *c) {
 }
 
 mlxq_status mlxq_index_check(const mlxq_checkpoint *checkpoint, mlxq_error *error) {
-  return mlxq_index_survey(checkpoint, NULL, error);
+  uint64_t total_bytes;
+  return mlxq_index_survey(checkpoint, &total_bytes, NULL, error);
 }
 
-mlxq_status mlxq_index_survey(const mlxq_checkpoint *checkpoint, const mlxq_flaws *flaws, mlxq_error *error) {
+mlxq_status mlxq_index_survey(const mlxq_checkpoint *checkpoint, uint64_t *total_bytes, const mlxq_flaws *flaws,
+                              mlxq_error *error) {
   checker *c = NULL;
   int fd = -1;
   mlxq_file_identity identity;
-  mlxq_status status = MLXQ_OK;
+  *total_bytes = MLXQ_NO_TOTAL;
   char *path = mlxq_path_join(checkpoint->path, MLXQ_INDEX_NAME);
   if (!path) return mlxq_fail_memory(error);
-  if (access(path, F_OK) != 0) goto cleanup;
+  bool there = false;
+  mlxq_status status = mlxq_file_exists(&there, path, error);
+  if (!there) goto cleanup;
   status = mlxq_file_open(&fd, &identity, path, error);
   if (status == MLXQ_OK && identity.bytes > MAX_INDEX_BYTES) {
     status = mlxq_fail(error, MLXQ_OUT_OF_RANGE, NULL, NULL, "the file has %llu bytes; at most %u are accepted",
@@ -209,6 +233,7 @@ mlxq_status mlxq_index_survey(const mlxq_checkpoint *checkpoint, const mlxq_flaw
     goto cleanup;
   }
   c->checkpoint = checkpoint;
+  c->total_bytes = total_bytes;
   c->flaws = flaws;
   c->path = path;
   mlxq_json_start(&c->json, fd, 0, identity.bytes, path, error);

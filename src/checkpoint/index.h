@@ -12,8 +12,10 @@
 mlxq_status mlxq_index_check(const mlxq_checkpoint *checkpoint, mlxq_error *error);
 
 /* The same for those who list flaws, which are told to `flaws`; a file of the index that is absent is told of once.
- * What it says of files whose headers are unknown is not judged. Errors are left for what cannot be read. */
-mlxq_status mlxq_index_survey(const mlxq_checkpoint *checkpoint, const mlxq_flaws *flaws, mlxq_error *error);
+ * What it says of files whose headers are unknown is not judged. Errors are left for what cannot be read.
+ * `*total_bytes` is the total_size of its metadata, MLXQ_NO_TOTAL where that is no integer or there is none. */
+mlxq_status mlxq_index_survey(const mlxq_checkpoint *checkpoint, uint64_t *total_bytes, const mlxq_flaws *flaws,
+                              mlxq_error *error);
 
 /* Appends the index of `tensors` as mlx-lm writes it: names sorted, `file_name(user, i)` the name of file i.
  * MLXQ_NO_MEMORY on failure. */

@@ -95,44 +95,78 @@ static bool parse_shard_name(shard_name *shard, const char *name) {
   return true;
 }
 
-static mlxq_status tell_absent(const mlxq_checkpoint *checkpoint, const char *name, const shard_name *shard,
-                               unsigned long from, unsigned long end, const mlxq_flaws *flaws, mlxq_error *error) {
-  mlxq_status status = MLXQ_OK;
-  for (unsigned long number = from; status == MLXQ_OK && number < end; number++) {
-    char *absent =
-        mlxq_asprintf("%.*s-%05lu-of-%05lu.safetensors", (int)shard->prefix_length, name, number, shard->total);
-    if (!absent) return mlxq_fail_memory(error);
-    status = mlxq_fail(error, MLXQ_MISSING_KEY, NULL, absent, "missing: %s is one of %lu files", name, shard->total);
-    status = mlxq_flaws_take(flaws, mlxq_error_at_file(error, status, checkpoint->path), error);
-    free(absent);
-  }
+/* Files of one prefix and total, which follow each other since files are sorted by name. */
+typedef struct shard_set {
+  const mlxq_checkpoint *checkpoint;
+  const mlxq_flaws *flaws;
+  const char *name; /* its last file so far; NULL: no set */
+  shard_name last;
+  unsigned long next, end; /* the numbers after that file */
+  unsigned long told, untold, first_untold;
+} shard_set;
+
+/* A few are named, the others are counted: one file may speak of 99,998 others. */
+enum { MAX_ABSENT_TOLD = 10 };
+
+/* Takes the file `number` of the set for absent, or with `count` above 1 so many from there on. */
+static mlxq_status tell_absent(const shard_set *set, unsigned long number, unsigned long count, mlxq_error *error) {
+  unsigned long total = set->last.total;
+  mlxq_status status = mlxq_cancel_check(&set->checkpoint->cancel, error);
+  if (status != MLXQ_OK) return status;
+  char *absent =
+      mlxq_asprintf("%.*s-%05lu-of-%05lu.safetensors", (int)set->last.prefix_length, set->name, number, total);
+  if (!absent) return mlxq_fail_memory(error);
+  status = count == 1
+               ? mlxq_fail(error, MLXQ_MISSING_KEY, NULL, absent, "missing: %s is one of %lu files", set->name, total)
+               : mlxq_fail(error, MLXQ_MISSING_KEY, NULL, absent, "missing, and so are %lu more of the %lu files",
+                           count - 1, total);
+  status = mlxq_flaws_take(set->flaws, mlxq_error_at_file(error, status, set->checkpoint->path), error);
+  free(absent);
   return status;
 }
 
-/* Files are sorted by name, so shards of one name follow each other. Some count them from 0. */
-mlxq_status mlxq_survey_shards(const mlxq_checkpoint *checkpoint, const mlxq_flaws *flaws, mlxq_error *error) {
-  const char *name = NULL;
-  shard_name last = {0};
-  unsigned long next = 0, end = 0;
+/* The numbers from `set->next` to below `end` are absent. */
+static mlxq_status skip_to(shard_set *set, unsigned long end, mlxq_error *error) {
   mlxq_status status = MLXQ_OK;
-  for (size_t i = 0; status == MLXQ_OK && i <= checkpoint->file_count; i++) {
-    shard_name shard;
-    bool is_shard = i < checkpoint->file_count && parse_shard_name(&shard, checkpoint->files[i].name);
-    bool follows = is_shard && name && shard.total == last.total && shard.prefix_length == last.prefix_length &&
-                   strncmp(checkpoint->files[i].name, name, last.prefix_length) == 0;
-    if (name && !follows) status = tell_absent(checkpoint, name, &last, next, end, flaws, error);
-    if (!is_shard) {
-      name = NULL;
-      continue;
-    }
-    if (!follows) {
-      next = shard.number == 0 ? 0 : 1;
-      end = shard.number == 0 ? shard.total : shard.total + 1;
-    }
-    name = checkpoint->files[i].name;
-    last = shard;
-    if (status == MLXQ_OK) status = tell_absent(checkpoint, name, &last, next, shard.number, flaws, error);
-    next = shard.number + 1;
+  for (; status == MLXQ_OK && set->next < end && set->told < MAX_ABSENT_TOLD; set->told++) {
+    status = tell_absent(set, set->next++, 1, error);
   }
+  if (set->next >= end) return status;
+  if (set->untold == 0) set->first_untold = set->next;
+  set->untold += end - set->next;
   return status;
+}
+
+static mlxq_status end_set(shard_set *set, mlxq_error *error) {
+  if (!set->name) return MLXQ_OK;
+  mlxq_status status = skip_to(set, set->end, error);
+  if (status == MLXQ_OK && set->untold > 0) status = tell_absent(set, set->first_untold, set->untold, error);
+  *set = (shard_set){.checkpoint = set->checkpoint, .flaws = set->flaws};
+  return status;
+}
+
+static mlxq_status add_shard(shard_set *set, const char *name, const shard_name *shard, mlxq_error *error) {
+  bool follows = set->name && shard->total == set->last.total && shard->prefix_length == set->last.prefix_length &&
+                 strncmp(name, set->name, shard->prefix_length) == 0;
+  mlxq_status status = follows ? MLXQ_OK : end_set(set, error);
+  if (!follows) { /* some count from 0 */
+    set->next = shard->number == 0 ? 0 : 1;
+    set->end = set->next + shard->total;
+  }
+  set->name = name;
+  set->last = *shard;
+  if (status == MLXQ_OK) status = skip_to(set, shard->number, error);
+  set->next = shard->number + 1;
+  return status;
+}
+
+mlxq_status mlxq_survey_shards(const mlxq_checkpoint *checkpoint, const mlxq_flaws *flaws, mlxq_error *error) {
+  shard_set set = {.checkpoint = checkpoint, .flaws = flaws};
+  mlxq_status status = MLXQ_OK;
+  for (size_t i = 0; status == MLXQ_OK && i < checkpoint->file_count; i++) {
+    const char *name = checkpoint->files[i].name;
+    shard_name shard;
+    status = parse_shard_name(&shard, name) ? add_shard(&set, name, &shard, error) : end_set(&set, error);
+  }
+  return status == MLXQ_OK ? end_set(&set, error) : status;
 }

@@ -45,7 +45,7 @@ static bool split(const gaps *g, const char *name, size_t *prefix, uint64_t *num
   return false;
 }
 
-/* Whether another layer has the tensor that `name` is of its own; leaves its name in g->name. */
+/* Whether a layer has the tensor that `name` is of its own; leaves its name in g->name. */
 static bool has(gaps *g, const char *name, size_t prefix, uint64_t number, const char *rest) {
   mlxq_text_set(&g->name, name, prefix);
   mlxq_text_printf(&g->name, "%llu%s", (unsigned long long)number, rest);
@@ -57,48 +57,58 @@ static bool is_weight(const char *name) {
   return mlxq_name_splits(name, ".weight", &length);
 }
 
-static uint64_t layer_before(const gaps *g, uint64_t layer) {
-  return (layer > 0 ? layer : g->layers) - 1;
-}
-
 static bool is_part(gaps *g, uint64_t layer) {
   size_t prefix;
   uint64_t number;
   const char *rest;
   if (g->kind[layer] != PRESENT) return g->kind[layer] == PART;
-  if (g->judged++ == MOST_LAYERS_WITH_GAPS) return false;
+  if (g->judged >= MOST_LAYERS_WITH_GAPS) return false;
+  g->judged++;
   g->kind[layer] = PART;
   for (size_t i = 0; g->kind[layer] == PART && i < g->tensors->count; i++) {
     const char *name = g->tensors->entries[i].tensor.name;
     if (!split(g, name, &prefix, &number, &rest) || number != layer || !is_weight(name)) continue;
-    if (!has(g, name, prefix, layer_before(g, layer), rest)) g->kind[layer] = OTHER;
+    if (!has(g, name, prefix, (layer > 0 ? layer : g->layers) - 1, rest)) g->kind[layer] = OTHER;
   }
   return g->kind[layer] == PART;
 }
 
-/* Looks from the tensor `name` at the layer that follows its own. */
-static mlxq_status look_at_next(gaps *g, const char *name, mlxq_error *error) {
-  size_t prefix, lacking = 0, length;
-  uint64_t number;
-  const char *rest;
+static mlxq_status tell_gap(gaps *g, const char *name, size_t prefix, uint64_t lacking, const char *rest,
+                            mlxq_error *error) {
+  size_t length;
   mlxq_error note;
-  if (!split(g, name, &prefix, &number, &rest) || !is_weight(name)) return MLXQ_OK;
-  uint64_t next = number + 1 < g->layers ? number + 1 : 0;
-  if (g->kind[next] == ABSENT || has(g, name, prefix, next, rest)) return MLXQ_OK;
-  for (uint64_t i = 0; lacking < 2 && i < g->layers; i++) lacking += !has(g, name, prefix, i, rest);
-  if (lacking == 1 && is_part(g, next)) {
-    has(g, name, prefix, next, rest);
-    if (g->name.failed) return mlxq_fail_memory(error);
-    char *layer =
-        mlxq_name_splits(g->name.data, ".weight", &length) ? mlxq_asprintf("%.*s", (int)length, g->name.data) : NULL;
-    if (!layer) return mlxq_fail_memory(error);
-    mlxq_fail(&note, MLXQ_MISSING_KEY, layer, g->name.data, "missing: all the other %llu layers have it",
-              (unsigned long long)g->layers - 1);
-    mlxq_error_at_file(&note, note.status, g->checkpoint->path);
-    g->notes->add(g->notes->user, &note);
-    free(layer);
+  has(g, name, prefix, lacking, rest);
+  if (g->name.failed) return mlxq_fail_memory(error);
+  char *layer =
+      mlxq_name_splits(g->name.data, ".weight", &length) ? mlxq_asprintf("%.*s", (int)length, g->name.data) : NULL;
+  if (!layer) return mlxq_fail_memory(error);
+  mlxq_fail(&note, MLXQ_MISSING_KEY, layer, g->name.data, "missing: all the other %llu layers have it",
+            (unsigned long long)g->layers - 1);
+  mlxq_error_at_file(&note, note.status, g->checkpoint->path);
+  g->notes->add(g->notes->user, &note);
+  free(layer);
+  return MLXQ_OK;
+}
+
+/* Looks through all layers for what the tensor `name` is of its own: once, from layer 0, or from layer 1 where that
+ * lacks it. Every look but two finds a tensor that no other search does, so all searches together are linear. */
+static mlxq_status search_layers(gaps *g, const char *name, mlxq_error *error) {
+  size_t prefix, lacking = 0;
+  uint64_t number, layer = 0;
+  const char *rest;
+  mlxq_status status = mlxq_cancel_check(&g->checkpoint->cancel, error);
+  if (!split(g, name, &prefix, &number, &rest) || number > 1 || !is_weight(name)) return status;
+  if (number == 1 && has(g, name, prefix, 0, rest)) return status;
+  for (uint64_t i = 0; status == MLXQ_OK && lacking < 2 && i < g->layers; i++) {
+    status = mlxq_cancel_check(&g->checkpoint->cancel, error);
+    if (has(g, name, prefix, i, rest)) continue;
+    lacking++;
+    layer = i;
   }
-  return g->name.failed ? mlxq_fail_memory(error) : MLXQ_OK;
+  if (status == MLXQ_OK && lacking == 1 && g->kind[layer] != ABSENT && is_part(g, layer)) {
+    status = tell_gap(g, name, prefix, layer, rest, error);
+  }
+  return status == MLXQ_OK && g->name.failed ? mlxq_fail_memory(error) : status;
 }
 
 static void tell_absent(const gaps *g) {
@@ -144,7 +154,7 @@ mlxq_status mlxq_find_gaps(const mlxq_checkpoint *checkpoint, const mlxq_flaws *
   }
   tell_absent(&g);
   for (size_t i = 0; status == MLXQ_OK && i < g.tensors->count; i++) {
-    status = look_at_next(&g, g.tensors->entries[i].tensor.name, error);
+    status = search_layers(&g, g.tensors->entries[i].tensor.name, error);
   }
   mlxq_text_free(&g.name);
   free(g.kind);

@@ -1,6 +1,8 @@
 #include "plan/structure.h"
 
 #include "base/text.h"
+#include "checkpoint/index.h"
+#include "checkpoint/report.h"
 #include "plan/gaps.h"
 #include "scheme/quant_config.h"
 
@@ -57,12 +59,33 @@ static void compare_blocks(survey *s) {
        &flaw);
 }
 
+/* total_size is for people: no loader takes it for anything. */
+static mlxq_status compare_total(survey *s) {
+  const mlxq_checkpoint *checkpoint = s->structure->checkpoint;
+  uint64_t bytes = mlxq_total_bytes(s->tensors);
+  mlxq_error flaw;
+  if (!s->structure->complete || checkpoint->index_bytes == MLXQ_NO_TOTAL || checkpoint->index_bytes == bytes) {
+    return MLXQ_OK;
+  }
+  char *path = mlxq_path_join(checkpoint->path, MLXQ_INDEX_NAME);
+  if (!path) return mlxq_fail_memory(s->error);
+  s->file = path;
+  tell(s, s->notes,
+       mlxq_fail(&flaw, MLXQ_INVARIANT, NULL, "total_size", "is %llu, but the tensors have %llu bytes",
+                 (unsigned long long)checkpoint->index_bytes, (unsigned long long)bytes),
+       &flaw);
+  free(path);
+  s->file = NULL;
+  return MLXQ_OK;
+}
+
 static mlxq_status read_config(survey *s) {
   mlxq_structure *structure = s->structure;
   const mlxq_checkpoint *checkpoint = structure->checkpoint;
   mlxq_error flaw;
   bool guessed = false;
   mlxq_status status = mlxq_checkpoint_foreign(&structure->foreign, &guessed, checkpoint, s->error);
+  status = mlxq_flaws_take(s->defects, status, s->error);
   if (status != MLXQ_OK) return status;
   if (structure->foreign) {
     s->file = checkpoint->path;
@@ -74,6 +97,7 @@ static mlxq_status read_config(survey *s) {
   structure->config_known = checkpoint->config != NULL;
   if (!checkpoint->config) return MLXQ_OK;
   json_object_object_get_ex(checkpoint->config, "quantization", &structure->block);
+  if (!structure->block) structure->block = mlxq_checkpoint_lone_copy(checkpoint); /* a defect, and better than none */
   s->file = checkpoint->config_path;
   compare_blocks(s);
   status = mlxq_quant_config_survey(&structure->config, structure->block, &s->at_file, s->error);
@@ -283,7 +307,9 @@ static mlxq_status walk_part(survey *s, size_t index, size_t length, const char 
 
 /* Weights first, since they tell how their scales and biases are read. */
 static mlxq_status walk(survey *s) {
+  enum { CANCEL_INTERVAL = 1024 };
   static const char *const PARTS[] = {".scales", ".biases"};
+  const mlxq_cancel *cancel = &s->structure->checkpoint->cancel;
   mlxq_text path = {0};
   mlxq_status status = MLXQ_OK;
   for (size_t i = 0; status == MLXQ_OK && i < s->tensors->count; i++) {
@@ -293,6 +319,7 @@ static mlxq_status walk(survey *s) {
     if (mlxq_name_splits(s->tensors->entries[i].tensor.name, ".weight", &length)) {
       status = walk_layer(s, i, length, &path);
     }
+    if (status == MLXQ_OK && (i + 1) % CANCEL_INTERVAL == 0) status = mlxq_cancel_check(cancel, s->error);
   }
   for (size_t i = 0; status == MLXQ_OK && i < s->tensors->count; i++) {
     const char *name = s->tensors->entries[i].tensor.name;
@@ -320,6 +347,7 @@ mlxq_status mlxq_structure_survey(mlxq_structure *structure, const mlxq_flaws *d
   if (!structure->sound || !structure->triples) return mlxq_fail_memory(error);
   const mlxq_plan_request request = {.source = checkpoint->tensors};
   mlxq_status status = mlxq_plan_new(&structure->reading, &request, error);
+  if (status == MLXQ_OK) status = compare_total(&s);
   if (status == MLXQ_OK) status = read_config(&s);
   if (status != MLXQ_OK) return status;
   check_schemes(&s);

@@ -288,14 +288,8 @@ static bool skip_digits(mlxq_json_stream *stream) {
   return true;
 }
 
-static bool skip_number(mlxq_json_stream *stream) {
-  if (peek(stream) == '-') stream->used++;
-  if (peek(stream) == 'I') return skip_word(stream, "Infinity", "a value is expected");
-  if (peek(stream) == '0') {
-    stream->used++;
-  } else if (!skip_digits(stream)) {
-    return false;
-  }
+/* What may follow a number's integer part. */
+static bool skip_fraction(mlxq_json_stream *stream) {
   if (peek(stream) == '.') {
     stream->used++;
     if (!skip_digits(stream)) return false;
@@ -304,6 +298,34 @@ static bool skip_number(mlxq_json_stream *stream) {
   stream->used++;
   if (peek(stream) == '+' || peek(stream) == '-') stream->used++;
   return skip_digits(stream);
+}
+
+static bool skip_number(mlxq_json_stream *stream) {
+  if (peek(stream) == '-') stream->used++;
+  if (peek(stream) == 'I') return skip_word(stream, "Infinity", "a value is expected");
+  if (peek(stream) == '0') {
+    stream->used++;
+  } else if (!skip_digits(stream)) {
+    return false;
+  }
+  return skip_fraction(stream);
+}
+
+bool mlxq_json_skip_uint(mlxq_json_stream *stream, unsigned max_depth, bool *is_uint, uint64_t *value) {
+  int byte = peek_token(stream);
+  *value = 0;
+  *is_uint = is_digit(byte);
+  if (!*is_uint) return mlxq_json_skip(stream, max_depth);
+  if (byte == '0') {
+    stream->used++;
+  } else {
+    for (; is_digit(byte); stream->used++, byte = peek(stream)) {
+      *is_uint = *is_uint && mlxq_mul_u64(value, *value, 10) && mlxq_add_u64(value, *value, (uint64_t)(byte - '0'));
+    }
+  }
+  byte = peek(stream);
+  if (byte == '.' || byte == 'e' || byte == 'E') *is_uint = false;
+  return skip_fraction(stream);
 }
 
 bool mlxq_json_skip(mlxq_json_stream *stream, unsigned max_depth) {

@@ -69,6 +69,9 @@ bool mlxq_json_null(mlxq_json_stream *stream);
  * -Infinity. */
 bool mlxq_json_skip(mlxq_json_stream *stream, unsigned max_depth);
 
+/* The same; `*is_uint` tells whether the value is an integer of decimal digits alone that fits 63 bits, `*value`. */
+bool mlxq_json_skip_uint(mlxq_json_stream *stream, unsigned max_depth, bool *is_uint, uint64_t *value);
+
 /* Nothing but white space follows. */
 bool mlxq_json_end(mlxq_json_stream *stream);
 

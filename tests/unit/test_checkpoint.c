@@ -441,7 +441,8 @@ static void test_foreign_by_config(void **state) {
       {"{\"quantization_config\": {\"quant_method\": \"fp8\"}, \"quantization\": null}", "fp8"},
       {"{\"quantization_config\": {\"bits\": 4}}", "unknown"},
       {"{\"quantization_config\": {\"quant_method\": 5}}", "unknown"},
-      {"{\"quantization_config\": {}}", "unknown"},
+      {"{\"quantization_config\": {}}", NULL}, /* Python takes it for false */
+      {"{\"quantization_config\": {\"group_size\": 64, \"bits\": 4, \"quant_method\": \"x\"}}", "x"},
       {"{\"text_config\": {\"quantization_config\": {\"quant_method\": \"mxfp4\"}}}", "mxfp4"},
       {"{\"text_config\": {\"quantization_config\": null}}", NULL},
       {"{\"text_config\": null}", NULL},

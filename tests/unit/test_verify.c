@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 /* ---- Helpers --------------------------------------------------------------------------------------------------- */
@@ -147,6 +148,37 @@ static void test_cancelled_or_changed_at_any_tile(void **state) {
   assert_int_equal(m.last, 2 * report->bytes);
   assert_int_equal(m.total, 2 * report->bytes);
   mlxq_verification_free(report);
+}
+
+/* ---- Many names ------------------------------------------------------------------------------------------------ */
+
+/* A name that layers 0 to MANY have and after them every second one, so that each lacks what its neighbour has. */
+static void test_names_with_many_gaps(void **state) {
+  enum { MANY = 40000 };
+  char name[64], config[64];
+  mlxq_weights *weights = new_weights();
+  for (int i = 0; i < 2 * MANY; i++) {
+    bool other = i >= MANY && i % 2 == 0;
+    snprintf(name, sizeof name, "model.layers.%d.%c.weight", i, other ? 'b' : 'a');
+    add_bytes(weights, name, MLXQ_F16, SHAPE(0), "");
+  }
+  make_folder(path_in(*state, "src"));
+  snprintf(config, sizeof config, "{\"model_type\": \"llama\", \"num_hidden_layers\": %d}", 2 * MANY);
+  write_text(path_in(*state, "src/config.json"), config);
+  write_safetensors(path_in(*state, "src/model.safetensors"), weights);
+  mlxq_weights_free(weights);
+  clock_t start = clock();
+  mlxq_verification *report = verify(path_in(*state, "src"), NULL, MLXQ_PROFILE_CPU);
+  assert_int_equal(report->notes_found, 0);
+  mlxq_verification_free(report);
+  /* It takes some 0.2 s; the room is for sanitizers, and quadratic work would not fit it. */
+  assert_true(clock() - start < 5 * (clock_t)CLOCKS_PER_SEC);
+  /* Nothing but the names is long here, so that this is among them. */
+  meddler m = {.calls_left = MANY, .cancels = true};
+  mlxq_verify_options options = MLXQ_VERIFY_OPTIONS_INIT;
+  options.cancelled = meddle;
+  options.user = &m;
+  assert_int_equal(mlxq_verify(&report, path_in(*state, "src"), &options, NULL), MLXQ_CANCELLED);
 }
 
 /* ---- No byte changes unseen ------------------------------------------------------------------------------------ */
@@ -343,6 +375,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       ON_DISK(test_options_are_checked),
       ON_DISK(test_cancelled_or_changed_at_any_tile),
+      ON_DISK(test_names_with_many_gaps),
       ON_DISK(test_no_byte_of_the_data_changes_unseen),
       ON_DISK(test_no_byte_of_a_header_changes_unseen),
       ON_DISK(test_any_config_is_survived),
