@@ -136,33 +136,34 @@ void mlxq_file_start_writing(int fd, uint64_t offset, uint64_t bytes) {
 #endif
 }
 
-#if defined(__linux__)
-/* A file system in memory has no blocks to reserve but pages, which it would fill with zeros first: looking whether
- * there is room is enough. */
-static bool is_in_memory(int fd, uint64_t bytes, int *failed) {
-  struct statfs system;
-  if (fstatfs(fd, &system) != 0 || system.f_type != TMPFS_MAGIC) return false;
-  *failed = system.f_blocks > 0 && system.f_bavail < bytes / (uint64_t)system.f_bsize ? ENOSPC : EOPNOTSUPP;
-  return true;
-}
-#endif
-
-mlxq_status mlxq_file_reserve(int fd, uint64_t bytes, const char *path, mlxq_error *error) {
-  /* fallocate, not posix_fallocate: glibc emulates the latter by writing, where the file system cannot. */
+/* 0, or why nothing was reserved. fallocate, not posix_fallocate: glibc emulates the latter by writing, where the file
+ * system cannot. One in memory has no blocks to reserve but pages, which it would fill with zeros first. */
+static int allocate(int fd, bool keep_size, uint64_t bytes) {
   int failed = EOPNOTSUPP;
 #if defined(__linux__)
-  if (!is_in_memory(fd, bytes, &failed)) {
-    do {
-      failed = bytes > 0 && fallocate(fd, 0, 0, (off_t)bytes) != 0 ? errno : 0;
-    } while (failed == EINTR);
-  }
+  struct statfs system;
+  if (fstatfs(fd, &system) == 0 && system.f_type == TMPFS_MAGIC) return EOPNOTSUPP;
+  do {
+    failed = bytes > 0 && fallocate(fd, keep_size ? FALLOC_FL_KEEP_SIZE : 0, 0, (off_t)bytes) != 0 ? errno : 0;
+  } while (failed == EINTR);
+#else
+  (void)fd, (void)keep_size, (void)bytes;
 #endif
+  return failed;
+}
+
+mlxq_status mlxq_file_reserve(int fd, uint64_t bytes, const char *path, mlxq_error *error) {
+  int failed = allocate(fd, false, bytes);
   if (failed == EOPNOTSUPP || failed == ENOSYS || failed == EINVAL) {
     do {
       failed = ftruncate(fd, (off_t)bytes) != 0 ? errno : 0;
     } while (failed == EINTR);
   }
   return failed ? mlxq_fail_errno(error, failed, path, "cannot reserve space") : MLXQ_OK;
+}
+
+bool mlxq_file_can_reserve(int fd) {
+  return allocate(fd, true, 1) == 0;
 }
 
 static int sync_fd(int fd) {

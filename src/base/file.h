@@ -39,8 +39,12 @@ mlxq_status mlxq_file_read_at(int fd, void *buffer, size_t bytes, uint64_t offse
 mlxq_status mlxq_file_write_at(int fd, const void *buffer, size_t bytes, uint64_t offset, const char *path,
                                mlxq_error *error);
 
-/* Reserves `bytes` for the file, so that a full disk is known before the work. File systems that cannot are fine. */
+/* Gives the file its size and reserves `bytes` for it, so that a full disk is known before the work. On file systems
+ * that cannot reserve it becomes sparse: see mlxq_room_check. */
 mlxq_status mlxq_file_reserve(int fd, uint64_t bytes, const char *path, mlxq_error *error);
+
+/* Whether the file's file system reserves anything. The file must not be empty, and stays as it is. */
+bool mlxq_file_can_reserve(int fd);
 
 /* A hint: what was just written there may go to the disk now, so that the disk is busy before fsync. */
 void mlxq_file_start_writing(int fd, uint64_t offset, uint64_t bytes);

@@ -10,6 +10,7 @@
 #include "plan/select.h"
 #include "run/journal.h"
 #include "run/publish.h"
+#include "run/room.h"
 #include "run/run.h"
 #include "run/side_files.h"
 #include "run/stats.h"
@@ -395,11 +396,13 @@ static mlxq_status run(conversion *work, mlxq_error *error) {
   mlxq_status status = mlxq_staging_create(&work->staging, error);
   if (status == MLXQ_OK) status = open_journal(work, error);
   if (status == MLXQ_OK) status = mlxq_staging_create_files(&work->staging, work->plan, &work->journal, error);
-  if (status == MLXQ_OK) status = mlxq_run(&request, error);
+  /* Before the tiles, so that all of a full disk is known by then. */
   if (status == MLXQ_OK && work->checkpoint->is_folder) {
     status = mlxq_side_files_write(work->staging.folder, work->checkpoint, &work->config_text, work->plan, work->result,
                                    error);
   }
+  if (status == MLXQ_OK) status = mlxq_room_check(&work->staging, work->plan, &work->journal, error);
+  if (status == MLXQ_OK) status = mlxq_run(&request, error);
   return status == MLXQ_OK ? mlxq_checkpoint_check(work->checkpoint, error) : status;
 }
 

@@ -193,17 +193,17 @@ static mlxq_status check_old(mlxq_journal *journal, const mlxq_journal_request *
 
 /* ---- Writing --------------------------------------------------------------------------------------------------- */
 
-static mlxq_status put_line(mlxq_journal *journal, uint32_t file, uint64_t sum, mlxq_error *error) {
+static mlxq_status put_line(mlxq_journal *journal, const char *path, uint32_t file, uint64_t sum, mlxq_error *error) {
   char line[LINE_BYTES + 1];
   snprintf(line, sizeof line, LINE_FORMAT, file, sum);
-  mlxq_status status = mlxq_file_write_at(journal->fd, line, LINE_BYTES, journal->length, journal->path, error);
+  mlxq_status status = mlxq_file_write_at(journal->fd, line, LINE_BYTES, journal->length, path, error);
   if (status == MLXQ_OK) journal->length += LINE_BYTES;
   return status;
 }
 
 static mlxq_status add_line(mlxq_journal *journal, uint32_t file, uint64_t sum, mlxq_error *error) {
   pthread_mutex_lock(&journal->lock);
-  mlxq_status status = put_line(journal, file, sum, error);
+  mlxq_status status = put_line(journal, journal->path, file, sum, error);
   if (status == MLXQ_OK) status = mlxq_file_sync(journal->fd, journal->path, error);
   pthread_mutex_unlock(&journal->lock);
   return status;
@@ -221,7 +221,8 @@ static mlxq_status start(mlxq_journal *journal, uint64_t key, mlxq_error *error)
   if (status == MLXQ_OK) status = mlxq_file_write_at(journal->fd, header, HEADER_BYTES, 0, fresh, error);
   journal->length = HEADER_BYTES;
   for (size_t i = 0; status == MLXQ_OK && i < journal->plan->file_count; i++) {
-    if (journal->shards[i].whole) status = put_line(journal, (uint32_t)i, atomic_load(&journal->shards[i].sum), error);
+    if (!journal->shards[i].whole) continue;
+    status = put_line(journal, fresh, (uint32_t)i, atomic_load(&journal->shards[i].sum), error);
   }
   if (status == MLXQ_OK) status = mlxq_file_sync(journal->fd, fresh, error);
   if (status == MLXQ_OK && !is_regular(journal->path)) status = mlxq_file_remove_tree(journal->path, error);

@@ -61,16 +61,24 @@ static const struct dirent *next_entry(DIR *folder, int *failed) {
   return entry;
 }
 
+static mlxq_status fail_inside(const char *folder, const char *name, int os_errno, mlxq_error *error) {
+  char *path = mlxq_path_join(folder, name);
+  mlxq_status status = path ? mlxq_fail_errno(error, os_errno, path, "cannot stat") : mlxq_fail_memory(error);
+  free(path);
+  return status;
+}
+
 static mlxq_status look_into(folder_content *content, const char *path, mlxq_error *error) {
   *content = (folder_content){0};
   DIR *folder = opendir(path);
   if (!folder) return mlxq_fail_errno(error, errno, path, "cannot open");
+  mlxq_status status = MLXQ_OK;
   int failed;
   const struct dirent *entry;
   while ((entry = next_entry(folder, &failed))) {
     struct stat kind;
     if (fstatat(dirfd(folder), entry->d_name, &kind, AT_SYMLINK_NOFOLLOW) != 0) {
-      failed = errno;
+      status = fail_inside(path, entry->d_name, errno, error);
       break;
     }
     content->anything = true;
@@ -79,7 +87,7 @@ static mlxq_status look_into(folder_content *content, const char *path, mlxq_err
     content->folders = content->folders || S_ISDIR(kind.st_mode);
   }
   closedir(folder);
-  return failed ? mlxq_fail_errno(error, failed, path, "cannot list") : MLXQ_OK;
+  return failed ? mlxq_fail_errno(error, failed, path, "cannot list") : status;
 }
 
 /* --force replaces what a conversion makes, and empty folders; not somebody's notes or home. `path` is where that is:

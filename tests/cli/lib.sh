@@ -99,6 +99,14 @@ with_little_memory() {
   (ulimit -v 40000 && "$@")
 }
 
+# little_disk SIZE COMMAND...: a command that finds a file system in memory of SIZE at disk/, of its own; then what is
+# left there. Needs a user namespace where such may be mounted; without one the case is skipped, and says so.
+little_disk() {
+  mkdir -p disk
+  unshare -Urm mount -t tmpfs little disk 2>/dev/null || exit 77
+  unshare -Urm sh -c 'mount -t tmpfs -o size="$0" little disk && "$@"; status=$?; ls -A disk; exit $status' "$@"
+}
+
 # The instruction sets that --cpu names and this machine has
 cpu_levels() {
   cpu_flags=$(grep -m 1 '^flags' /proc/cpuinfo 2>/dev/null) || cpu_flags=

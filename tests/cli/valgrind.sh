@@ -2,8 +2,8 @@
 # Runs the command-line cases with every mlxq under valgrind's memcheck:  valgrind.sh MLXQ WORK [CASE_FOLDER...]
 # Fails where a case does, or where memcheck tells of anything: a bad access, a decision on uninitialised memory, a
 # lost block. WORK keeps what each process told (log.PID). Left out are the cases that meddle with mlxq at a certain
-# moment, which a program twenty times slower misses, and those that limit its memory or close its standard descriptors,
-# which valgrind takes for itself.
+# moment, which a program twenty times slower misses, those that limit its memory or close its standard descriptors,
+# which valgrind takes for itself, and those that need a namespace.
 set -eu
 tests=$(cd "$(dirname "$0")" && pwd)
 mlxq=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
@@ -21,7 +21,7 @@ END_OF_WRAPPER
 chmod +x "$work/mlxq"
 
 for folder in "$@"; do
-  grep -q -e meddle -e '^ *killed' -e with_little_memory -e '>&-' "$folder/cmd" || echo "$folder"
+  grep -q -e meddle -e '^ *killed' -e with_little_memory -e little_disk -e '>&-' "$folder/cmd" || echo "$folder"
 done >"$work/cases"
 status=0
 MLXQ="$work/mlxq" xargs -P "$(nproc)" -n 1 "$tests/run.sh" <"$work/cases" || status=1

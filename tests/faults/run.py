@@ -1,17 +1,20 @@
 #!/usr/bin/env python3
 """Fails every system call, allocation and thread of a conversion in turn, and kills it at every write.
 
-    run.py --mlxq MLXQ --shim SHIM --examples FOLDER [--every K] [--only SCENARIO] [--jobs N]
+    run.py --mlxq MLXQ --shim SHIM --examples FOLDER [--disk FOLDER]
+           [--every K] [--only SCENARIO] [--jobs N]
 
 A clean run is counted (shim.c); then, for every call of every group, the command runs again with that call failing,
 cut short, or being the process's last. After each:
 
-- the exit status is 1 and the error names the file, or what failed did not matter and the result is the clean one;
+- the exit status is 1 and the error names the very file that the call was on, or what failed did not matter and the
+  result is the clean one;
 - DST is absent (or what it was) or whole, byte for byte the clean result; SRC is untouched;
 - nothing is left beside DST, unless the process was killed or could not remove it; then it is the one hidden sibling,
   and a rerun succeeds with the same bytes and leaves nothing;
 - no descriptor and no allocation is lost.
 
+All this is in memory (/dev/shm), where nothing is reserved; what is reserved on a disk is swept in --disk.
 --every K takes every K-th call only, another one of them in each sweep.
 """
 import argparse
@@ -30,19 +33,35 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-# What is done to which calls. EINTR and short transfers must not matter.
+# What is done to which calls: the rows of the table in docs/reliability.md. EINTR and short transfers must not matter.
 HARMLESS = ("short", errno.EINTR)
-SWEEPS = [
-    ("open", errno.EIO), ("open", errno.EMFILE), ("open", errno.EINTR), ("open", "kill"),
-    ("read", errno.EIO), ("read", errno.EINTR), ("read", "short"),
-    ("write", errno.EIO), ("write", errno.ENOSPC), ("write", errno.EINTR), ("write", "short"), ("write", "kill"),
-    ("sync", errno.EIO), ("sync", errno.EINTR), ("sync", "kill"),
-    ("reserve", errno.ENOSPC), ("reserve", errno.EIO), ("reserve", errno.EINTR), ("reserve", errno.EOPNOTSUPP),
-    ("rename", errno.EIO), ("rename", errno.EINVAL), ("rename", "kill"),
-    ("folder", errno.EIO), ("folder", "kill"),
-    ("stat", errno.EIO), ("remove", errno.EIO), ("remove", "kill"),
-    ("memory", errno.ENOMEM), ("thread", errno.EAGAIN),
-]  # fmt: skip
+GROUPS = {
+    "open": ("open", (errno.EINTR, errno.EIO, errno.EMFILE, "kill")),
+    "close": ("close", (errno.EIO,)),
+    "read": ("pread", (errno.EINTR, errno.EIO, "short")),
+    "write": ("pwrite", (errno.EINTR, errno.EIO, errno.ENOSPC, "kill", "short")),
+    "sync": ("fsync, of files and folders", (errno.EINTR, errno.EIO, "kill")),
+    "truncate": ("ftruncate", (errno.EINTR, errno.EIO, errno.ENOSPC, "kill")),
+    "allocate": (
+        "fallocate, on a disk",
+        (errno.EINTR, errno.EIO, errno.ENOSPC, errno.EOPNOTSUPP, errno.ENOSYS, "kill"),
+    ),
+    "room": ("fstatfs, statvfs", (errno.EIO, "full")),
+    "rename": ("rename, renameat2", (errno.EINVAL, errno.EIO, "kill")),
+    "folder": ("mkdir, flock, opendir, readdir", (errno.EIO, "kill")),
+    "stat": ("stat, lstat, fstat, fstatat, realpath", (errno.EIO,)),
+    "access": ("access", (errno.EIO,)),
+    "remove": ("remove, nftw", (errno.EIO, "kill")),
+    "memory": ("malloc, calloc, realloc, aligned_alloc", (errno.ENOMEM,)),
+    "thread": ("pthread_create", (errno.EAGAIN,)),
+}
+ON_DISK = ("allocate",)
+
+
+def label_of(action):
+    if isinstance(action, int):
+        return errno.errorcode[action].replace("ENOTSUP", "EOPNOTSUPP")
+    return {"kill": "SIGKILL", "short": "one byte", "full": "no room"}[action]
 
 
 def write_awq(folder):
@@ -129,6 +148,7 @@ class Scenario:
             notes |= {"resumed": report["resumed_bytes"], "total": report["total_bytes"]}
         elif error.startswith("{"):
             told = json.loads(error)["error"]
+            notes["file"] = told["file"]
             error = f"mlxq: {told['file']}: {told['message']}\n" if told["file"] else f"mlxq: {told['message']}\n"
         return done.returncode, error, notes
 
@@ -136,8 +156,8 @@ class Scenario:
 class Sweep:
     """One scenario's faults, and what was found."""
 
-    def __init__(self, tools, scenario, scratch):
-        self.tools, self.scenario, self.scratch = tools, scenario, scratch
+    def __init__(self, tools, scenario, scratch, groups):
+        self.tools, self.scenario, self.scratch, self.groups = tools, scenario, scratch, groups
         self.source_print = fingerprint(scenario.source)
         self.injected, self.findings, self.outcomes = Counter(), [], Counter()
         folder = self.fresh("clean")
@@ -191,7 +211,7 @@ class Sweep:
             return
         if left and not self.may_stay(folder, found, error):
             yield f"left beside DST: {left}"
-        yield from self.error_problems(fault, status, error, notes, found)
+        yield from self.error_problems(fault, folder, status, error, notes, found)
         if notes.get("descriptors") != self.clean["descriptors"]:
             yield f"{notes.get('descriptors')} descriptors are open at the end, not {self.clean['descriptors']}"
         if group != "thread" and int(notes.get("live", 10**9)) > int(self.clean["live"]):
@@ -207,25 +227,36 @@ class Sweep:
         not_removed = ("cannot remove", f".{scenario.destination}.mlxq-partial: cannot stat")
         return any(text in error for text in not_removed) or (scenario.old and "mlxq: .: cannot" in error)
 
-    def error_problems(self, fault, status, error, notes, found):
+    def is_named(self, group, folder, notes):
+        """Whether the error's file is what the call was on. nftw does not tell on which file of a folder it failed."""
+        place = os.path.normpath(folder / notes["hit"].removesuffix(" (deleted)"))
+        if not notes.get("file"):
+            return False
+        named = os.path.normpath(folder / notes["file"])
+        return named == place or (group == "remove" and place.startswith(named + "/") and named != str(folder))
+
+    def error_problems(self, fault, folder, status, error, notes, found):
         group, _, action = fault
         if status == 0:
             if found != self.whole:
                 yield "success without the result"
             if error and self.scenario.old is None:
                 yield f"success with a message: {error!r}"
+            if action == "full" and notes["hit"].endswith(".mlxq-partial"):  # statvfs; fstatfs is not asked for room
+                yield "a full disk is not noticed"
             return
         if status != 1 or not error.startswith("mlxq: ") or error.count("\n") != 1:
             yield f"status {status}: {error!r}"
         if action in HARMLESS or group == "thread":
             yield f"{action} is an error: {error!r}"
+        elif group == "room":
+            if action != "full" or "are still to be written" not in error:
+                yield f"{action} is an error: {error!r}"
         elif group == "memory":
             if "memory" not in error:
                 yield f"out of memory, but: {error!r}"
         else:
-            name = os.path.basename(notes["hit"].rstrip("/"))
-            place = error.removeprefix("mlxq: ").split(": ")[0]
-            if name not in error and self.scenario.destination not in place and place != ".":
+            if not self.is_named(group, folder, notes):
                 yield f"{notes['hit']} is not named: {error!r}"
             if os.strerror(action) not in error:
                 yield f"no reason: {error!r}"
@@ -248,16 +279,16 @@ class Sweep:
 
     def go(self, every, pool, rng):
         faults = []
-        for group, action in SWEEPS:
-            first = rng.randrange(every) + 1
-            faults += [(group, at, action) for at in range(first, self.count(group) + 1, every)]
+        for group in self.groups:
+            for action in GROUPS[group][1]:
+                first = rng.randrange(every) + 1
+                faults += [(group, at, action) for at in range(first, self.count(group) + 1, every)]
         for fault, place, status, problems, error in pool.map(self.inject, faults):
             group, at, action = fault
-            label = action if isinstance(action, str) else errno.errorcode[action]
-            self.injected[group, label] += 1
+            self.injected[group] += 1
             self.outcomes["killed" if status == -9 else "success" if status == 0 else "error"] += 1
             for problem in problems:
-                self.findings.append(f"{self.scenario.name}: {group} {at} {label} ({place}): {problem}")
+                self.findings.append(f"{self.scenario.name}: {group} {at} {label_of(action)} ({place}): {problem}")
                 print("FINDING", self.findings[-1], flush=True)
 
 
@@ -282,30 +313,48 @@ def scenarios(tools, scratch):
     ]
 
 
+def find_disk(build):
+    """A folder that is not in memory, or else the last that could have been one."""
+    for folder in (build, tempfile.gettempdir(), "/var/tmp"):
+        kind = subprocess.run(["stat", "-f", "-c", "%T", folder], capture_output=True, text=True).stdout.strip()
+        if kind not in ("tmpfs", "ramfs", ""):
+            break
+    return folder
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mlxq", required=True, type=os.path.abspath)
     parser.add_argument("--shim", required=True, type=os.path.abspath)
     parser.add_argument("--examples", required=True, type=lambda path: Path(path).absolute())
+    parser.add_argument("--disk", help="a folder that is not in memory; default: SHIM's, /tmp or /var/tmp")
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--only", help="one scenario: quantize, dequantize, import, force, resume, file")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     tools = parser.parse_args()
+    tools.disk = os.path.abspath(tools.disk or find_disk(os.path.dirname(tools.shim)))
     start, injected, outcomes, findings = time.monotonic(), Counter(), Counter(), []
-    # In memory where there is such a place: nothing here depends on the disk.
     place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=place) as scratch, ThreadPoolExecutor(tools.jobs) as pool:
-        for number, scenario in enumerate(scenarios(tools, Path(scratch))):
+    with (
+        tempfile.TemporaryDirectory(dir=place) as memory,
+        tempfile.TemporaryDirectory(dir=tools.disk, prefix="faults-") as disk,
+        ThreadPoolExecutor(tools.jobs) as pool,
+    ):
+        for number, scenario in enumerate(scenarios(tools, Path(memory))):
             if tools.only not in (None, scenario.name):
                 continue
-            sweep = Sweep(tools, scenario, Path(scratch))
-            sweep.go(tools.every, pool, random.Random(number))
-            injected += sweep.injected
-            outcomes += sweep.outcomes
-            findings += sweep.findings
-            print(f"{scenario.name}: {sweep.injected.total()} faults", flush=True)
-    for (group, label), count in sorted(injected.items()):
-        print(f"  {group:8} {label:10} {count:6}")
+            in_memory = Sweep(tools, scenario, Path(memory), [group for group in GROUPS if group not in ON_DISK])
+            on_disk = Sweep(tools, scenario, Path(disk), ON_DISK)
+            if on_disk.count("allocate") == 0:
+                sys.exit(f"{tools.disk}: nothing is reserved there; --disk names a folder on a disk")
+            for sweep in (in_memory, on_disk):
+                sweep.go(tools.every, pool, random.Random(number))
+                injected += sweep.injected
+                outcomes += sweep.outcomes
+                findings += sweep.findings
+            print(f"{scenario.name}: {in_memory.injected.total() + on_disk.injected.total()} faults", flush=True)
+    for group, (calls, actions) in GROUPS.items():
+        print(f"| {calls} | {', '.join(label_of(action) for action in actions)} | {injected[group]} |")
     print(f"{injected.total()} faults injected in {time.monotonic() - start:.0f} s, {len(findings)} findings")
     for outcome, count in sorted(outcomes.items()):
         print(f"  {outcome:24} {count}")

@@ -1,9 +1,10 @@
 /* Faults on demand, for LD_PRELOAD: the n-th call of a group fails, is cut short, or is the process's last.
  *
- *     FAULT_GROUP   open, read, write, sync, reserve, rename, folder, stat, remove, memory or thread
+ *     FAULT_GROUP   open, close, read, write, sync, allocate, truncate, rename, folder, stat, room, remove, memory or
+ *                   thread
  *     FAULT_AT      which call of the group, from 1
- *     FAULT_ACTION  a number: fails with that errno; "short": one byte is transferred; "kill": SIGKILL, when half of a
- *                   write is done, before any other call
+ *     FAULT_ACTION  a number: fails with that errno; "short": one byte is transferred; "full": no room is told;
+ *                   "kill": SIGKILL, when half of a write is done, before any other call
  *     FAULT_REPORT  a file that gets, at the fault and at the end of the process, lines of "name value": what was
  *                   hit, calls of each group, allocations that were not freed and descriptors that were not closed
  *
@@ -15,6 +16,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -25,16 +27,36 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
-enum { OPEN, READ, WRITE, SYNC, RESERVE, RENAME, FOLDER, STAT, REMOVE, MEMORY, THREAD, GROUPS };
-static const char *const NAMES[GROUPS] = {"open",   "read", "write",  "sync",   "reserve", "rename",
-                                          "folder", "stat", "remove", "memory", "thread"};
+enum {
+  OPEN,
+  CLOSE,
+  READ,
+  WRITE,
+  SYNC,
+  ALLOCATE,
+  TRUNCATE,
+  RENAME,
+  FOLDER,
+  STAT,
+  ACCESS,
+  ROOM,
+  REMOVE,
+  MEMORY,
+  THREAD,
+  GROUPS
+};
+static const char *const NAMES[GROUPS] = {"open",     "close",    "read",   "write",  "sync",
+                                          "allocate", "truncate", "rename", "folder", "stat",
+                                          "access",   "room",     "remove", "memory", "thread"};
 
 static struct {
   int group, failure; /* group -1: none */
-  bool cut, kill;
+  bool cut, kill, full;
   long at;
   const char *report;
 } fault = {.group = -1};
@@ -62,6 +84,7 @@ __attribute__((constructor)) static void start(void) {
   if (!group || !at || !action) return;
   fault.at = strtol(at, NULL, 10);
   fault.cut = strcmp(action, "short") == 0;
+  fault.full = strcmp(action, "full") == 0;
   fault.kill = strcmp(action, "kill") == 0;
   fault.failure = (int)strtol(action, NULL, 10);
   for (int i = 0; i < GROUPS; i++) {
@@ -87,23 +110,29 @@ static void end_at_exit(void) {
   if (!atomic_exchange(&done, true)) atexit(end);
 }
 
+enum { MAX_PATH_BYTES = 4096 };
+
+/* The path of an open file; "" where it has none. */
+static void path_of(int fd, char path[MAX_PATH_BYTES]) {
+  char link[64];
+  snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+  ssize_t length = readlink(link, path, MAX_PATH_BYTES - 1);
+  path[length > 0 ? length : 0] = '\0';
+}
+
 /* Counts a call; true where it is the one. `path` may be NULL; then `fd` names the file. */
 static bool hit(int group, const char *path, int fd) {
-  char link[64], target[4096] = "";
+  char target[MAX_PATH_BYTES] = "";
   if (atomic_load(&over)) return false;
   if (atomic_fetch_add(&calls[group], 1) + 1 != fault.at || group != fault.group) return false;
-  if (!path && fd >= 0) {
-    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    ssize_t length = readlink(link, target, sizeof target - 1);
-    target[length > 0 ? length : 0] = '\0';
-  }
+  if (!path && fd >= 0) path_of(fd, target);
   note("hit %s\n", path ? path : target[0] ? target : "-");
   if (fault.kill && group != WRITE) kill(getpid(), SIGKILL);
   return true;
 }
 
 static bool fails(int group, const char *path, int fd) {
-  if (!hit(group, path, fd) || fault.cut) return false;
+  if (!hit(group, path, fd) || fault.cut || fault.full) return false;
   errno = fault.failure;
   return true;
 }
@@ -132,6 +161,13 @@ int open(const char *path, int flags, ...) {
   mode_t mode = flags & O_CREAT ? va_arg(values, mode_t) : 0;
   va_end(values);
   return open64(path, flags, mode);
+}
+
+/* Closed it is in any case, as by the kernel. */
+int close(int fd) {
+  bool failed = fails(CLOSE, NULL, fd);
+  int result = (int)syscall(SYS_close, fd);
+  return failed ? (errno = fault.failure, -1) : result;
 }
 
 ssize_t pread64(int fd, void *buffer, size_t bytes, off_t offset) {
@@ -169,11 +205,11 @@ int fdatasync(int fd) {
 }
 
 int fallocate64(int fd, int mode, off_t offset, off_t bytes) {
-  return fails(RESERVE, NULL, fd) ? -1 : (int)syscall(SYS_fallocate, fd, mode, offset, bytes);
+  return fails(ALLOCATE, NULL, fd) ? -1 : (int)syscall(SYS_fallocate, fd, mode, offset, bytes);
 }
 
 int ftruncate64(int fd, off_t bytes) {
-  return fails(RESERVE, NULL, fd) ? -1 : (int)syscall(SYS_ftruncate, fd, bytes);
+  return fails(TRUNCATE, NULL, fd) ? -1 : (int)syscall(SYS_ftruncate, fd, bytes);
 }
 
 int rename(const char *from, const char *to) {
@@ -212,6 +248,11 @@ int stat64(const char *path, struct stat64 *status) {
   return fails(STAT, path, -1) ? -1 : real(path, status);
 }
 
+int access(const char *path, int mode) {
+  NEXT(access);
+  return fails(ACCESS, path, -1) ? -1 : real(path, mode);
+}
+
 int lstat64(const char *path, struct stat64 *status) {
   NEXT(lstat64);
   return fails(STAT, path, -1) ? -1 : real(path, status);
@@ -219,12 +260,32 @@ int lstat64(const char *path, struct stat64 *status) {
 
 int fstatat64(int folder, const char *path, struct stat64 *status, int flags) {
   NEXT(fstatat64);
-  return fails(STAT, path, -1) ? -1 : real(folder, path, status, flags);
+  char of_folder[MAX_PATH_BYTES], whole[MAX_PATH_BYTES + NAME_MAX + 2];
+  path_of(folder, of_folder);
+  snprintf(whole, sizeof whole, "%s/%s", of_folder, path);
+  return fails(STAT, whole, -1) ? -1 : real(folder, path, status, flags);
 }
 
 char *realpath(const char *path, char *resolved) {
   NEXT(realpath);
   return fails(STAT, path, -1) ? NULL : real(path, resolved);
+}
+
+int fstatfs64(int fd, struct statfs64 *system) {
+  NEXT(fstatfs64);
+  return fails(ROOM, NULL, fd) ? -1 : real(fd, system);
+}
+
+int statvfs64(const char *path, struct statvfs64 *system) {
+  NEXT(statvfs64);
+  bool is_hit = hit(ROOM, path, -1);
+  if (is_hit && !fault.full) {
+    errno = fault.failure;
+    return -1;
+  }
+  int result = real(path, system);
+  if (is_hit) system->f_bavail = 0;
+  return result;
 }
 
 int remove(const char *path) {
