@@ -80,6 +80,7 @@ static void count_flaw(void *user, const mlxq_error *flaw) {
 static mlxq_status judge(mlxq_checkpoint *checkpoint, const void *text, size_t length) {
   mlxq_error error = {0}, later = {0};
   size_t flaws = 0, fewer = 0;
+  uint64_t total;
   mlxq_flaws taker = {count_flaw, &flaws}, fewer_taker = {count_flaw, &fewer};
   write_bytes(index_path, text, length);
   mlxq_status status = mlxq_index_check(checkpoint, &error);
@@ -88,13 +89,13 @@ static mlxq_status judge(mlxq_checkpoint *checkpoint, const void *text, size_t l
     require_error(&error, status);
     require(strcmp(error.file, index_path) == 0);
   }
-  mlxq_status surveyed = mlxq_index_survey(checkpoint, &taker, &later);
+  mlxq_status surveyed = mlxq_index_survey(checkpoint, &total, &taker, &later);
   if (surveyed != MLXQ_OK) require_error(&later, surveyed);
   require(surveyed == MLXQ_OK || surveyed == MLXQ_PARSE);
   require((status == MLXQ_OK) == (surveyed == MLXQ_OK && flaws == 0));
   /* Nothing is said of a file that could not be read. */
   checkpoint->files[2].unknown = true;
-  require(mlxq_index_survey(checkpoint, &fewer_taker, NULL) == surveyed && fewer <= flaws);
+  require(mlxq_index_survey(checkpoint, &total, &fewer_taker, NULL) == surveyed && fewer <= flaws);
   checkpoint->files[2].unknown = false;
   return status;
 }
