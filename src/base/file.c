@@ -42,7 +42,10 @@ mlxq_status mlxq_file_exists(bool *there, const char *path, mlxq_error *error) {
   *there = stat(path, &status) == 0;
   if (*there) return MLXQ_OK;
   int reason = errno;
-  if (reason == ENOENT && lstat(path, &status) != 0 && errno == ENOENT) return MLXQ_OK;
+  if (reason == ENOENT && lstat(path, &status) != 0) { /* else a link leads nowhere */
+    if (errno == ENOENT) return MLXQ_OK;
+    reason = errno;
+  }
   return mlxq_fail_errno(error, reason, path, "cannot open");
 }
 

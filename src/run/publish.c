@@ -195,17 +195,18 @@ mlxq_status mlxq_staging_check(mlxq_staging *staging, const char *source, const 
   bool there = lstat(path, &existing) == 0;
   if (!there && errno != ENOENT) return mlxq_fail_errno(error, errno, path, "cannot stat");
   if (!there) there = lstat(path = staging->aside, &existing) == 0;
-  staging->occupied = there;
+  staging->occupied = there && path == staging->destination;
   return there ? check_replaceable(staging, path, &existing, error) : MLXQ_OK;
 }
 
 mlxq_status mlxq_staging_check_file(const mlxq_staging *staging, const char *path, mlxq_error *error) {
   if (!staging->occupied) return MLXQ_OK;
-  char *file = realpath(path, NULL), *target = realpath(staging->destination, NULL);
+  char *file = realpath(path, NULL), *target = NULL;
+  if (!file) return mlxq_fail_errno(error, errno, path, "cannot resolve");
   mlxq_status status = MLXQ_OK;
-  if (!file) {
-    status = mlxq_fail_errno(error, errno, path, "cannot resolve");
-  } else if (target && is_inside(file, target)) {
+  if (!(target = realpath(staging->destination, NULL))) {
+    status = mlxq_fail_errno(error, errno, staging->destination, "cannot resolve");
+  } else if (is_inside(file, target)) {
     status = fail_at(error, MLXQ_USAGE, path, "lies in the destination, which --force would replace");
   }
   free(target);
