@@ -116,32 +116,68 @@ static mlxq_status check_replaceable(const mlxq_staging *staging, const char *pa
                        "replace it");
 }
 
-static mlxq_status check_places(const mlxq_staging *staging, const char *source, mlxq_error *error) {
+/* Fills in staging->target. */
+static mlxq_status check_places(mlxq_staging *staging, const char *source, mlxq_error *error) {
   mlxq_status status = MLXQ_OK;
-  char *target = NULL, *working = NULL, *aside = NULL;
+  char *working = NULL, *aside = NULL;
   char *real_source = realpath(source, NULL), *real_parent = realpath(staging->parent, NULL);
   if (!real_source) {
     status = mlxq_fail_errno(error, errno, source, "cannot resolve");
   } else if (!real_parent) {
     status = mlxq_fail_errno(error, errno, staging->parent, "the folder of the destination cannot be resolved");
-  } else if (!(target = mlxq_path_join(real_parent, mlxq_path_base(staging->destination))) ||
+  } else if (!(staging->target = mlxq_path_join(real_parent, mlxq_path_base(staging->destination))) ||
              !(working = mlxq_path_join(real_parent, mlxq_path_base(staging->folder))) ||
              !(aside = mlxq_path_join(real_parent, mlxq_path_base(staging->aside)))) {
     status = mlxq_fail_memory(error);
-  } else if (is_inside(target, real_source)) {
+  } else if (is_inside(staging->target, real_source)) {
     status = fail_at(error, MLXQ_USAGE, staging->destination, "is, or lies inside, the source");
-  } else if (is_inside(real_source, target)) {
+  } else if (is_inside(real_source, staging->target)) {
     status = fail_at(error, MLXQ_USAGE, staging->destination, "contains the source");
   } else if (is_inside(real_source, working) || is_inside(real_source, aside)) {
     status = fail_at(error, MLXQ_USAGE, real_source, "is a working folder for this destination, and the source");
   }
   free(aside);
   free(working);
-  free(target);
   free(real_parent);
   free(real_source);
   return status;
 }
+
+/* ---- Locks ------------------------------------------------------------------------------------------------------ */
+
+/* 0 where the locked descriptor is still what the path names. Another process may have renamed it in between: then
+ * EWOULDBLOCK, as where it is locked. */
+static int check_still_there(int lock, const char *path) {
+  struct stat of_lock, of_path;
+  if (fstat(lock, &of_lock) != 0) return errno;
+  if (lstat(path, &of_path) != 0) return errno == ENOENT ? EWOULDBLOCK : errno;
+  return of_lock.st_ino == of_path.st_ino && of_lock.st_dev == of_path.st_dev ? 0 : EWOULDBLOCK;
+}
+
+/* Locks a folder against other processes that work on the same destination: what lies under the working name is locked
+ * as long as it is there, the replaced folder that an exchange put there included. */
+static mlxq_status lock_folder(int *lock, const mlxq_staging *staging, const char *path, mlxq_error *error) {
+  int fd = mlxq_open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW), failed = 0;
+  if (fd < 0) return mlxq_fail_errno(error, errno, path, "cannot open");
+  do {
+    failed = flock(fd, LOCK_EX | LOCK_NB) != 0 ? errno : 0;
+  } while (failed == EINTR);
+  /* Some file systems have no locks; there two processes are told apart by their renames only. */
+  if (failed == ENOSYS || failed == ENOLCK || failed == EOPNOTSUPP) failed = 0;
+  if (failed == 0) failed = check_still_there(fd, path);
+  if (failed == EWOULDBLOCK) {
+    close(fd);
+    return fail_at(error, MLXQ_BUSY, staging->destination, "another process is writing it");
+  }
+  if (failed != 0) {
+    close(fd);
+    return mlxq_fail_errno(error, failed, path, "cannot lock");
+  }
+  *lock = fd;
+  return MLXQ_OK;
+}
+
+/* ---- Checking the destination ----------------------------------------------------------------------------------- */
 
 /* PARENT/.NAME.mlxq-ENDING, or where that would be longer than names may be, a digest of the name in its place. */
 static char *working_name(const char *destination, size_t parent_length, const char *ending) {
@@ -160,11 +196,12 @@ static mlxq_status put_back(const mlxq_staging *staging, mlxq_error *error) {
   if (lstat(staging->destination, &existing) == 0 || errno != ENOENT || lstat(staging->aside, &existing) != 0) {
     return MLXQ_OK;
   }
-  int lock = mlxq_open(staging->folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
-  bool busy = lock >= 0 && flock(lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
-  if (!busy) rename(staging->aside, staging->destination);
+  int lock = -1;
+  mlxq_status status = lock_folder(&lock, staging, staging->folder, error);
+  if (status == MLXQ_BUSY) return status;
+  rename(staging->aside, staging->destination);
   mlxq_file_close(lock);
-  return busy ? fail_at(error, MLXQ_BUSY, staging->destination, "another process is writing it") : MLXQ_OK;
+  return MLXQ_OK;
 }
 
 mlxq_status mlxq_staging_check(mlxq_staging *staging, const char *source, const char *destination, bool is_folder,
@@ -201,17 +238,12 @@ mlxq_status mlxq_staging_check(mlxq_staging *staging, const char *source, const 
 
 mlxq_status mlxq_staging_check_file(const mlxq_staging *staging, const char *path, mlxq_error *error) {
   if (!staging->occupied) return MLXQ_OK;
-  char *file = realpath(path, NULL), *target = NULL;
+  char *file = realpath(path, NULL);
   if (!file) return mlxq_fail_errno(error, errno, path, "cannot resolve");
-  mlxq_status status = MLXQ_OK;
-  if (!(target = realpath(staging->destination, NULL))) {
-    status = mlxq_fail_errno(error, errno, staging->destination, "cannot resolve");
-  } else if (is_inside(file, target)) {
-    status = fail_at(error, MLXQ_USAGE, path, "lies in the destination, which --force would replace");
-  }
-  free(target);
+  bool lies_there = is_inside(file, staging->target);
   free(file);
-  return status;
+  return lies_there ? fail_at(error, MLXQ_USAGE, path, "lies in the destination, which --force would replace")
+                    : MLXQ_OK;
 }
 
 /* ---- The working folder ---------------------------------------------------------------------------------------- */
@@ -245,38 +277,6 @@ static mlxq_status empty_folder(const char *path, const mlxq_plan *plan, const m
   closedir(folder);
   if (status == MLXQ_OK && failed) return mlxq_fail_errno(error, failed, path, "cannot list");
   return status;
-}
-
-/* 0 where the locked descriptor is still what the path names. Another process may have renamed it in between: then
- * EWOULDBLOCK, as where it is locked. */
-static int check_still_there(int lock, const char *path) {
-  struct stat of_lock, of_path;
-  if (fstat(lock, &of_lock) != 0) return errno;
-  if (lstat(path, &of_path) != 0) return errno == ENOENT ? EWOULDBLOCK : errno;
-  return of_lock.st_ino == of_path.st_ino && of_lock.st_dev == of_path.st_dev ? 0 : EWOULDBLOCK;
-}
-
-/* Locks a folder against other processes that work on the same destination: what lies under the working name is locked
- * as long as it is there, the replaced folder that an exchange put there included. */
-static mlxq_status lock_folder(int *lock, const mlxq_staging *staging, const char *path, mlxq_error *error) {
-  int fd = mlxq_open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW), failed = 0;
-  if (fd < 0) return mlxq_fail_errno(error, errno, path, "cannot open");
-  do {
-    failed = flock(fd, LOCK_EX | LOCK_NB) != 0 ? errno : 0;
-  } while (failed == EINTR);
-  /* Some file systems have no locks; there two processes are told apart by their renames only. */
-  if (failed == ENOSYS || failed == ENOLCK || failed == EOPNOTSUPP) failed = 0;
-  if (failed == 0) failed = check_still_there(fd, path);
-  if (failed == EWOULDBLOCK) {
-    close(fd);
-    return fail_at(error, MLXQ_BUSY, staging->destination, "another process is writing it");
-  }
-  if (failed != 0) {
-    close(fd);
-    return mlxq_fail_errno(error, failed, path, "cannot lock");
-  }
-  *lock = fd;
-  return MLXQ_OK;
 }
 
 mlxq_status mlxq_staging_create(mlxq_staging *staging, mlxq_error *error) {
@@ -432,6 +432,7 @@ void mlxq_staging_close(mlxq_staging *staging) {
   free(staging->aside);
   free(staging->folder);
   free(staging->parent);
+  free(staging->target);
   free(staging->destination);
   *staging = (mlxq_staging){.lock = -1, .old_lock = -1};
 }
