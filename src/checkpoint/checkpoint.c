@@ -438,11 +438,20 @@ static const char *string_of(struct json_object *object, const char *key) {
   return json_object_is_type(value, json_type_string) ? json_object_get_string(value) : NULL;
 }
 
+const char *mlxq_torch_dtype_name(mlxq_dtype dtype) {
+  switch (dtype) {
+    case MLXQ_F16:
+      return "float16";
+    case MLXQ_BF16:
+      return "bfloat16";
+    case MLXQ_F32:
+      return "float32";
+    default:
+      return NULL;
+  }
+}
+
 bool mlxq_checkpoint_dtype(const mlxq_checkpoint *checkpoint, mlxq_dtype *dtype) {
-  static const struct {
-    const char *name;
-    mlxq_dtype dtype;
-  } NAMES[] = {{"float16", MLXQ_F16}, {"bfloat16", MLXQ_BF16}, {"float32", MLXQ_F32}};
   struct json_object *config = checkpoint->config, *text_config = NULL;
   if (!config) return false;
   const char *name = string_of(config, "torch_dtype");
@@ -450,9 +459,10 @@ bool mlxq_checkpoint_dtype(const mlxq_checkpoint *checkpoint, mlxq_dtype *dtype)
       json_object_is_type(text_config, json_type_object)) {
     name = string_of(text_config, "dtype");
   }
-  for (size_t i = 0; name && i < sizeof NAMES / sizeof *NAMES; i++) {
-    if (strcmp(name, NAMES[i].name) != 0) continue;
-    *dtype = NAMES[i].dtype;
+  for (int i = 0; name && i < MLXQ_DTYPE_COUNT; i++) {
+    const char *known = mlxq_torch_dtype_name((mlxq_dtype)i);
+    if (!known || strcmp(name, known) != 0) continue;
+    *dtype = (mlxq_dtype)i;
     return true;
   }
   return false;

@@ -73,6 +73,9 @@ mlxq_status mlxq_checkpoint_accept(mlxq_checkpoint *checkpoint, const char *meth
 mlxq_status mlxq_checkpoint_quantization(mlxq_quant_config **config, const mlxq_checkpoint *checkpoint,
                                          mlxq_error *error);
 
+/* What torch_dtype, and --dtype, call a dtype that a model may be cast to: "float16"; NULL for others. Constant. */
+const char *mlxq_torch_dtype_name(mlxq_dtype dtype);
+
 /* The dtype that mlx-lm casts to: torch_dtype, or text_config's dtype. False: none. */
 bool mlxq_checkpoint_dtype(const mlxq_checkpoint *checkpoint, mlxq_dtype *dtype);
 

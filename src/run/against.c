@@ -153,19 +153,16 @@ static mlxq_status find_match(match *found, comparer *c, const mlxq_tensor *made
 
 /* Where most floating tensors have one other dtype, the checkpoint was likely made with that one. */
 static void hint_at_dtype(const comparer *c) {
-  static const struct {
-    mlxq_dtype dtype;
-    const char *name;
-  } CASTS[] = {{MLXQ_F16, "float16"}, {MLXQ_BF16, "bfloat16"}, {MLXQ_F32, "float32"}};
-  for (size_t i = 0; i < sizeof CASTS / sizeof *CASTS; i++) {
-    uint64_t others = c->other_dtype[CASTS[i].dtype];
+  for (int i = 0; i < MLXQ_DTYPE_COUNT; i++) {
+    const char *cast = mlxq_torch_dtype_name((mlxq_dtype)i);
+    uint64_t others = c->other_dtype[i];
     mlxq_error note;
-    if (others <= c->floating / 2) continue;
+    if (!cast || others <= c->floating / 2) continue;
     mlxq_fail(&note, MLXQ_UNSUPPORTED_DTYPE, NULL, "dtype",
               "%" PRIu64 " of %" PRIu64
               " floating tensors are %s, and the dense original gives another dtype; "
               "--dtype %s casts it first",
-              others, c->floating, mlxq_dtype_name(CASTS[i].dtype), CASTS[i].name);
+              others, c->floating, mlxq_dtype_name((mlxq_dtype)i), cast);
     mlxq_error_at_file(&note, note.status, c->structure->checkpoint->path);
     c->notes->add(c->notes->user, &note);
   }
