@@ -73,17 +73,27 @@ void mlxq_file_close(int fd) {
   if (fd >= 0) close(fd);
 }
 
-mlxq_status mlxq_file_check(int fd, const mlxq_file_identity *identity, const char *path, mlxq_error *error) {
-  struct stat status;
+static mlxq_status fail_changed(const char *path, const char *how, mlxq_error *error) {
+  mlxq_fail(error, MLXQ_CHANGED, NULL, NULL, "%s", how);
+  return mlxq_error_at_file(error, MLXQ_CHANGED, path);
+}
+
+mlxq_status mlxq_file_reopen(int *fd, const mlxq_file_identity *identity, const char *path, mlxq_error *error) {
+  struct stat gone;
   mlxq_file_identity now;
-  if (fstat(fd, &status) != 0) return mlxq_fail_errno(error, errno, path, "cannot stat");
-  identity_of(&now, &status);
+  int opened = -1;
+  mlxq_status status = mlxq_file_open(&opened, &now, path, error);
+  if (status != MLXQ_OK) {
+    bool removed = stat(path, &gone) != 0 && errno == ENOENT;
+    return removed ? fail_changed(path, "the file was removed while it was read", error) : status;
+  }
   if (now.device == identity->device && now.inode == identity->inode && now.bytes == identity->bytes &&
       now.modified_ns == identity->modified_ns && now.changed_ns == identity->changed_ns) {
+    *fd = opened;
     return MLXQ_OK;
   }
-  mlxq_fail(error, MLXQ_CHANGED, NULL, NULL, "the file changed while it was read");
-  return mlxq_error_at_file(error, MLXQ_CHANGED, path);
+  close(opened);
+  return fail_changed(path, "the file changed while it was read", error);
 }
 
 mlxq_status mlxq_file_create(int *fd, const char *path, mlxq_error *error) {

@@ -27,8 +27,8 @@ mlxq_status mlxq_file_open(int *fd, mlxq_file_identity *identity, const char *pa
 /* Closes a descriptor that was only read; -1 is accepted. */
 void mlxq_file_close(int fd);
 
-/* MLXQ_CHANGED unless `fd` still has the identity. */
-mlxq_status mlxq_file_check(int fd, const mlxq_file_identity *identity, const char *path, mlxq_error *error);
+/* Opens a file that had the identity when it was opened before: MLXQ_CHANGED where it is gone or another one. */
+mlxq_status mlxq_file_reopen(int *fd, const mlxq_file_identity *identity, const char *path, mlxq_error *error);
 
 /* Creates (must not exist) or opens for writing. The caller closes `*fd`. */
 mlxq_status mlxq_file_create(int *fd, const char *path, mlxq_error *error);

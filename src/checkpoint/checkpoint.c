@@ -62,6 +62,18 @@ static mlxq_status list_files(mlxq_checkpoint *checkpoint, const char *pattern, 
   return status;
 }
 
+/* The files that mlx-lm takes the tensors from. */
+static mlxq_status list_shards(mlxq_checkpoint *checkpoint, mlxq_error *error) {
+  mlxq_status status = list_files(checkpoint, "model*.safetensors", error);
+  if (status == MLXQ_OK && checkpoint->file_count == 0) status = list_files(checkpoint, "*.safetensors", error);
+  return status;
+}
+
+static void free_files(mlxq_source_file *files, size_t count) {
+  for (size_t i = 0; i < count; i++) free(files[i].path);
+  free(files);
+}
+
 static mlxq_status read_headers(mlxq_checkpoint *checkpoint, mlxq_error *error) {
   for (size_t i = 0; i < checkpoint->file_count; i++) {
     mlxq_source_file *file = &checkpoint->files[i];
@@ -185,8 +197,7 @@ static mlxq_status survey_folder(mlxq_checkpoint *checkpoint, const mlxq_flaws *
 }
 
 static mlxq_status open_folder(mlxq_checkpoint *checkpoint, const mlxq_flaws *flaws, mlxq_error *error) {
-  mlxq_status status = list_files(checkpoint, "model*.safetensors", error);
-  if (status == MLXQ_OK && checkpoint->file_count == 0) status = list_files(checkpoint, "*.safetensors", error);
+  mlxq_status status = list_shards(checkpoint, error);
   if (status != MLXQ_OK) return status;
   if (checkpoint->file_count == 0) {
     mlxq_fail(error, MLXQ_IO, NULL, NULL, "the folder holds no .safetensors file");
@@ -238,10 +249,8 @@ mlxq_status mlxq_checkpoint_survey(mlxq_checkpoint **result, const char *path, c
 
 void mlxq_checkpoint_free(mlxq_checkpoint *checkpoint) {
   if (!checkpoint) return;
-  for (size_t i = 0; i < checkpoint->file_count; i++) free(checkpoint->files[i].path);
-  for (size_t i = 0; i < checkpoint->other_count; i++) free(checkpoint->others[i].path);
-  free(checkpoint->files);
-  free(checkpoint->others);
+  free_files(checkpoint->files, checkpoint->file_count);
+  free_files(checkpoint->others, checkpoint->other_count);
   mlxq_weights_free(checkpoint->tensors);
   json_object_put(checkpoint->config);
   free(checkpoint->config_path);
@@ -251,26 +260,36 @@ void mlxq_checkpoint_free(mlxq_checkpoint *checkpoint) {
 
 static mlxq_status check_files(const mlxq_source_file *files, size_t count, mlxq_error *error) {
   for (size_t i = 0; i < count; i++) {
-    mlxq_file_identity now;
-    int fd;
+    int fd = -1;
     if (files[i].unknown) continue;
-    mlxq_status status = mlxq_file_open(&fd, &now, files[i].path, error);
+    mlxq_status status = mlxq_file_reopen(&fd, &files[i].identity, files[i].path, error);
     if (status != MLXQ_OK) return status;
-    status = mlxq_file_check(fd, &files[i].identity, files[i].path, error);
-    close(fd);
-    if (status != MLXQ_OK) return status;
+    mlxq_file_close(fd);
   }
   return MLXQ_OK;
 }
 
-mlxq_status mlxq_checkpoint_check(const mlxq_checkpoint *checkpoint, mlxq_error *error) {
-  mlxq_status status = check_files(checkpoint->files, checkpoint->file_count, error);
-  return status == MLXQ_OK ? check_files(checkpoint->others, checkpoint->other_count, error) : status;
+/* Whether the folder's files of tensors are those that were opened: one may have come since. */
+static mlxq_status check_listing(const mlxq_checkpoint *checkpoint, mlxq_error *error) {
+  mlxq_checkpoint now = {.path = checkpoint->path};
+  mlxq_status status = list_shards(&now, error);
+  for (size_t i = 0; status == MLXQ_OK && i < now.file_count; i++) {
+    const char *path = now.files[i].path;
+    if (i < checkpoint->file_count && strcmp(path, checkpoint->files[i].path) == 0) continue;
+    mlxq_fail(error, MLXQ_CHANGED, NULL, NULL, "the file was added while others were read");
+    status = mlxq_error_at_file(error, MLXQ_CHANGED, path);
+  }
+  free_files(now.files, now.file_count);
+  return status;
 }
 
-/* The `quantization_config` of config.json or, without one, of its text_config; NULL where Python takes it for false,
- * as mlx-lm does. */
-static struct json_object *find_block(const mlxq_checkpoint *checkpoint) {
+mlxq_status mlxq_checkpoint_check(const mlxq_checkpoint *checkpoint, mlxq_error *error) {
+  mlxq_status status = check_files(checkpoint->files, checkpoint->file_count, error);
+  if (status == MLXQ_OK) status = check_files(checkpoint->others, checkpoint->other_count, error);
+  return status == MLXQ_OK && checkpoint->is_folder ? check_listing(checkpoint, error) : status;
+}
+
+struct json_object *mlxq_checkpoint_foreign_block(const mlxq_checkpoint *checkpoint) {
   struct json_object *block = NULL, *text_config = NULL;
   if (!json_object_object_get_ex(checkpoint->config, "quantization_config", &block) &&
       json_object_object_get_ex(checkpoint->config, "text_config", &text_config)) {
@@ -344,7 +363,7 @@ struct json_object *mlxq_checkpoint_lone_copy(const mlxq_checkpoint *checkpoint)
   struct json_object *other = NULL;
   if (!checkpoint->config) return NULL;
   if (json_object_object_get_ex(checkpoint->config, "quantization", &other) && other) return NULL;
-  struct json_object *block = find_block(checkpoint);
+  struct json_object *block = mlxq_checkpoint_foreign_block(checkpoint);
   if (!json_object_is_type(block, json_type_object) || json_object_object_get_ex(block, "quant_method", NULL)) {
     return NULL;
   }
@@ -366,7 +385,7 @@ mlxq_status mlxq_checkpoint_foreign(const char **method, bool *guessed, const ml
                 "missing: MLX's own copy of it, quantization_config, is not read without it");
       return mlxq_error_at_file(error, MLXQ_MISSING_KEY, checkpoint->config_path);
     }
-    block = find_block(checkpoint);
+    block = mlxq_checkpoint_foreign_block(checkpoint);
     if (block) *method = method_of(block);
   }
   if (!*method && checkpoint->is_folder) status = method_by_files(method, checkpoint, error);

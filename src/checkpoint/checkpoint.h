@@ -53,8 +53,12 @@ void mlxq_checkpoint_free(mlxq_checkpoint *checkpoint);
 mlxq_status mlxq_checkpoint_note(mlxq_checkpoint *checkpoint, char *path, mlxq_error *error);
 
 /* MLXQ_CHANGED, naming the file, unless every file is still what it was when opened, but for those whose header a
- * survey could not read. */
+ * survey could not read, and a folder has no other file of tensors by now. */
 mlxq_status mlxq_checkpoint_check(const mlxq_checkpoint *checkpoint, mlxq_error *error);
+
+/* The `quantization_config` of config.json or, without one, of its text_config; NULL where Python takes it for false,
+ * as mlx-lm does. */
+struct json_object *mlxq_checkpoint_foreign_block(const mlxq_checkpoint *checkpoint);
 
 /* A block in `quantization_config` that is MLX's, where `quantization`, of which it is a copy, is absent; or NULL.
  * MLX's names no quant_method, and says group_size and bits or stands beside packed layers. */

@@ -79,16 +79,6 @@ static mlxq_status read_block(mlxq_foreign_config *foreign, struct json_object *
   return status;
 }
 
-/* The block of config.json, or NULL. */
-static struct json_object *block_of(const mlxq_checkpoint *checkpoint) {
-  struct json_object *block = NULL, *text_config = NULL;
-  if (json_object_object_get_ex(checkpoint->config, "quantization_config", &block) && block) return block;
-  if (json_object_object_get_ex(checkpoint->config, "text_config", &text_config)) {
-    json_object_object_get_ex(text_config, "quantization_config", &block);
-  }
-  return block;
-}
-
 static mlxq_status read_file(mlxq_foreign_config *foreign, const mlxq_checkpoint *checkpoint, const char *name,
                              mlxq_error *error) {
   char *text = NULL, *path = mlxq_path_join(checkpoint->path, name);
@@ -115,7 +105,7 @@ mlxq_status mlxq_foreign_config_read(mlxq_foreign_config *foreign, const mlxq_ch
   *foreign =
       (mlxq_foreign_config){.group_size = -1, .zero_point = true, .symmetric = true, .version = "", .format = ""};
   if (strcmp(method, "awq") == 0) foreign->bits = 4; /* it has no others */
-  struct json_object *block = checkpoint->config ? block_of(checkpoint) : NULL;
+  struct json_object *block = checkpoint->config ? mlxq_checkpoint_foreign_block(checkpoint) : NULL;
   if (!block) {
     if (!checkpoint->is_folder) return MLXQ_OK;
     return read_file(foreign, checkpoint, strcmp(method, "awq") == 0 ? "quant_config.json" : "quantize_config.json",

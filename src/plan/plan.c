@@ -89,12 +89,10 @@ mlxq_status mlxq_plan_read(const mlxq_plan_request *request, size_t index, uint6
     return MLXQ_OK;
   }
   const mlxq_source_file *file = &request->files[entry->file];
-  mlxq_file_identity now;
   int fd;
-  mlxq_status status = mlxq_file_open(&fd, &now, file->path, error);
+  mlxq_status status = mlxq_file_reopen(&fd, &file->identity, file->path, error);
   if (status != MLXQ_OK) return status;
-  status = mlxq_file_check(fd, &file->identity, file->path, error);
-  if (status == MLXQ_OK) status = mlxq_file_read_at(fd, buffer, bytes, entry->offset + offset, file->path, error);
+  status = mlxq_file_read_at(fd, buffer, bytes, entry->offset + offset, file->path, error);
   mlxq_file_close(fd);
   return status;
 }

@@ -210,13 +210,11 @@ static mlxq_status compare(void *user, size_t output, uint64_t offset, const voi
                            mlxq_error *error) {
   comparer *c = user;
   unsigned char here[PIECE_BYTES];
-  mlxq_file_identity now;
   int fd = -1;
   if (c->matches[output].tensor == NO_TENSOR) return MLXQ_OK;
   const mlxq_tensor_entry *entry = &c->tensors->entries[c->matches[output].tensor];
   const mlxq_source_file *file = file_of(c, (size_t)c->matches[output].tensor);
-  mlxq_status status = mlxq_file_open(&fd, &now, file->path, error);
-  if (status == MLXQ_OK) status = mlxq_file_check(fd, &file->identity, file->path, error);
+  mlxq_status status = mlxq_file_reopen(&fd, &file->identity, file->path, error);
   for (size_t at = 0; status == MLXQ_OK && at < bytes; at += PIECE_BYTES) {
     const unsigned char *made = (const unsigned char *)data + at;
     size_t piece = bytes - at < PIECE_BYTES ? bytes - at : PIECE_BYTES;

@@ -1,8 +1,8 @@
 /* The key of a journal: everything that decides the bytes of a plan's files, member by member, since structs have
- * padding. The instruction set and the number of threads are not in it: no byte depends on them. */
+ * padding. The instruction set and the number of threads are not in it: no byte depends on them. The program is in it,
+ * by its source: MLXQ_SOURCES_DIGEST comes from CMakeLists.txt. */
 #include "run/journal.h"
 
-#include <mlxq/mlxq.h>
 #include <string.h>
 
 #if UINTPTR_MAX == UINT64_MAX
@@ -100,7 +100,7 @@ static void mix_sources(uint64_t *key, const mlxq_source_file *sources, size_t c
 
 uint64_t mlxq_journal_key(const mlxq_plan *plan, const mlxq_source_file *sources, size_t source_count) {
   uint64_t key = 0;
-  mix_text(&key, mlxq_version());
+  mix_text(&key, MLXQ_SOURCES_DIGEST);
   MIX(&key, plan->profile, plan->allow_nonfinite, plan->for_mlx);
   mix_tensors(&key, plan->stored);
   mix_tensors(&key, plan->outputs);

@@ -148,11 +148,9 @@ static mlxq_status open_source(mlxq_worker *worker, uint32_t file, int *fd, mlxq
   mlxq_open_file *open_file = &worker->source;
   if (open_file->fd < 0 || open_file->file != file) {
     const mlxq_source_file *source = &worker->request->source_files[file];
-    mlxq_file_identity now;
     mlxq_file_close(open_file->fd);
     open_file->fd = -1;
-    mlxq_status status = mlxq_file_open(&open_file->fd, &now, source->path, error);
-    if (status == MLXQ_OK) status = mlxq_file_check(open_file->fd, &source->identity, source->path, error);
+    mlxq_status status = mlxq_file_reopen(&open_file->fd, &source->identity, source->path, error);
     if (status != MLXQ_OK) return status;
     open_file->file = file;
   }

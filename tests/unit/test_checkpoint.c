@@ -170,9 +170,32 @@ static void test_changes_after_opening(void **state) {
   assert_int_equal(mlxq_checkpoint_check(checkpoint, &error), MLXQ_CHANGED);
   assert_string_equal(error.file, shard);
   assert_int_equal(unlink(shard), 0);
-  assert_int_equal(mlxq_checkpoint_check(checkpoint, &error), MLXQ_IO);
+  assert_int_equal(mlxq_checkpoint_check(checkpoint, &error), MLXQ_CHANGED);
   assert_string_equal(error.file, shard);
   mlxq_checkpoint_free(checkpoint);
+}
+
+/* A file of tensors that comes later, before or after the others by its name, or of names that go before theirs. */
+static void test_files_that_come_later(void **state) {
+  static const char *const LATER[] = {"model.safetensors", "model1.safetensors", "model3.safetensors"};
+  for (size_t i = 0; i < COUNT(LATER); i++) {
+    const char *folder = make_checkpoint(*state, "{}"), *later = path_in(folder, "%s", LATER[i]);
+    mlxq_error error;
+    if (i > 0) SHARD(folder, "model2.safetensors", "c");
+    mlxq_checkpoint *checkpoint = open_checkpoint(folder);
+    write_text(path_in(folder, "notes.txt"), "other files may come");
+    write_text(path_in(folder, ".model3.safetensors"), "and hidden ones");
+    assert_int_equal(mlxq_checkpoint_check(checkpoint, NULL), MLXQ_OK);
+    if (exists(later)) {
+      mlxq_checkpoint_free(checkpoint);
+      assert_int_equal(rename(later, path_in(folder, "other.safetensors")), 0);
+      checkpoint = open_checkpoint(folder);
+    }
+    write_text(later, "");
+    assert_int_equal(mlxq_checkpoint_check(checkpoint, &error), MLXQ_CHANGED);
+    assert_string_equal(error.file, later);
+    mlxq_checkpoint_free(checkpoint);
+  }
 }
 
 /* ---- config.json ----------------------------------------------------------------------------------------------- */
@@ -1056,6 +1079,7 @@ int main(void) {
       TEST(test_folders_that_are_no_checkpoints),
       TEST(test_broken_shards),
       TEST(test_changes_after_opening),
+      TEST(test_files_that_come_later),
       TEST(test_configs_that_are_refused),
       TEST(test_a_config_must_be_there),
       TEST(test_a_config_of_any_size_is_not_read),

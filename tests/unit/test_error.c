@@ -489,7 +489,8 @@ static void test_null_errors_of_files(void **state) {
   size_t length;
   assert_int_equal(mlxq_file_open(&fd, &identity, MISSING, NULL), MLXQ_IO);
   assert_int_equal(mlxq_file_open(&fd, &identity, "/", NULL), MLXQ_IO);
-  assert_int_equal(mlxq_file_check(-1, &identity, MISSING, NULL), MLXQ_IO);
+  assert_int_equal(mlxq_file_reopen(&fd, &(mlxq_file_identity){0}, MISSING, NULL), MLXQ_CHANGED);
+  assert_int_equal(mlxq_file_reopen(&fd, &(mlxq_file_identity){0}, "/", NULL), MLXQ_IO);
   assert_int_equal(mlxq_file_create(&fd, MISSING, NULL), MLXQ_IO);
   assert_int_equal(mlxq_file_open_write(&fd, MISSING, NULL), MLXQ_IO);
   assert_int_equal(mlxq_file_read_at(-1, &byte, 1, 0, MISSING, NULL), MLXQ_IO);

@@ -93,19 +93,25 @@ static void test_open_takes_regular_files_alone(void **state) {
 
 /* ---- Identity -------------------------------------------------------------------------------------------------- */
 
+/* The status of opening it again; nothing is left open. */
+static mlxq_status reopen(const char *path, const mlxq_file_identity *identity, mlxq_error *error) {
+  int fd = -77;
+  mlxq_status status = mlxq_file_reopen(&fd, identity, path, error);
+  if (status == MLXQ_OK) mlxq_file_close(fd);
+  assert_true(status == MLXQ_OK ? fd >= 0 : fd == -77);
+  return status;
+}
+
 static void test_an_untouched_file_is_the_same(void **state) {
   const char *path = path_in(*state, "file");
-  mlxq_file_identity identity, again;
+  mlxq_file_identity identity;
   char bytes[5];
   write_text(path, "hello");
   int fd = open_read(path, &identity);
   wait_a_tick();
   assert_int_equal(mlxq_file_read_at(fd, bytes, 5, 0, path, NULL), MLXQ_OK);
-  assert_int_equal(mlxq_file_check(fd, &identity, path, NULL), MLXQ_OK);
   mlxq_file_close(fd);
-  fd = open_read(path, &again);
-  assert_int_equal(mlxq_file_check(fd, &identity, path, NULL), MLXQ_OK);
-  mlxq_file_close(fd);
+  assert_int_equal(reopen(path, &identity, NULL), MLXQ_OK);
 }
 
 static void append_to(const char *path) {
@@ -151,12 +157,11 @@ static void test_any_change_is_seen(void **state) {
     mlxq_file_close(open_read(path, &identity));
     wait_a_tick();
     CHANGES[i](path);
-    int fd = open_read(path, &now);
-    assert_int_equal(mlxq_file_check(fd, &identity, path, &error), MLXQ_CHANGED);
+    mlxq_file_close(open_read(path, &now));
+    assert_int_equal(reopen(path, &identity, &error), MLXQ_CHANGED);
     assert_os_error(&error, MLXQ_CHANGED, 0, path);
-    assert_int_equal(mlxq_file_check(fd, &identity, path, NULL), MLXQ_CHANGED);
-    assert_int_equal(mlxq_file_check(fd, &now, path, NULL), MLXQ_OK);
-    mlxq_file_close(fd);
+    assert_int_equal(reopen(path, &identity, NULL), MLXQ_CHANGED);
+    assert_int_equal(reopen(path, &now, NULL), MLXQ_OK);
   }
 }
 
@@ -164,7 +169,7 @@ static void test_every_part_of_an_identity_counts(void **state) {
   const char *path = path_in(*state, "file");
   mlxq_file_identity identity;
   write_text(path, "hello");
-  int fd = open_read(path, &identity);
+  mlxq_file_close(open_read(path, &identity));
   for (int part = 0; part < 5; part++) {
     mlxq_file_identity other = identity;
     if (part == 0) other.device++;
@@ -172,9 +177,25 @@ static void test_every_part_of_an_identity_counts(void **state) {
     if (part == 2) other.bytes++;
     if (part == 3) other.modified_ns++;
     if (part == 4) other.changed_ns++;
-    assert_int_equal(mlxq_file_check(fd, &other, path, NULL), MLXQ_CHANGED);
+    assert_int_equal(reopen(path, &other, NULL), MLXQ_CHANGED);
   }
-  mlxq_file_close(fd);
+}
+
+/* What is gone has changed; what cannot be reached for another reason is told with that. */
+static void test_a_file_that_is_gone(void **state) {
+  const char *path = path_in(*state, "file"), *link = path_in(*state, "link");
+  mlxq_file_identity identity;
+  mlxq_error error;
+  write_text(path, "hello");
+  assert_int_equal(symlink(path, link), 0);
+  mlxq_file_close(open_read(link, &identity));
+  assert_int_equal(unlink(path), 0);
+  assert_int_equal(reopen(path, &identity, &error), MLXQ_CHANGED);
+  assert_os_error(&error, MLXQ_CHANGED, 0, path);
+  assert_int_equal(reopen(link, &identity, NULL), MLXQ_CHANGED);
+  assert_int_equal(mkdir(path, 0777), 0);
+  assert_int_equal(reopen(path, &identity, &error), MLXQ_IO);
+  assert_os_error(&error, MLXQ_IO, 0, path);
 }
 
 /* ---- Reading and writing --------------------------------------------------------------------------------------- */
@@ -552,6 +573,7 @@ int main(void) {
       TEST(test_an_untouched_file_is_the_same),
       TEST(test_any_change_is_seen),
       TEST(test_every_part_of_an_identity_counts),
+      TEST(test_a_file_that_is_gone),
       TEST(test_reads_and_writes_at_offsets),
       TEST(test_large_offsets),
       TEST(test_a_file_that_ends_early_has_changed),
