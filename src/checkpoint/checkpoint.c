@@ -196,6 +196,19 @@ static mlxq_status survey_folder(mlxq_checkpoint *checkpoint, const mlxq_flaws *
   return status;
 }
 
+/* The files of a conversion that is not finished have their sizes and headers, but not all of their content. */
+static mlxq_status check_finished(const mlxq_checkpoint *checkpoint, const mlxq_flaws *flaws, mlxq_error *error) {
+  bool there = false;
+  char *path = mlxq_path_join(checkpoint->path, MLXQ_JOURNAL_NAME);
+  mlxq_status status = path ? mlxq_file_exists(&there, path, error) : mlxq_fail_memory(error);
+  if (there) {
+    mlxq_fail(error, MLXQ_CORRUPT, NULL, NULL, "the folder is of a conversion that is not finished; run that again");
+    status = mlxq_flaws_take(flaws, mlxq_error_at_file(error, MLXQ_CORRUPT, path), error);
+  }
+  free(path);
+  return status;
+}
+
 static mlxq_status open_folder(mlxq_checkpoint *checkpoint, const mlxq_flaws *flaws, mlxq_error *error) {
   mlxq_status status = list_shards(checkpoint, error);
   if (status != MLXQ_OK) return status;
@@ -203,7 +216,8 @@ static mlxq_status open_folder(mlxq_checkpoint *checkpoint, const mlxq_flaws *fl
     mlxq_fail(error, MLXQ_IO, NULL, NULL, "the folder holds no .safetensors file");
     return mlxq_error_at_file(error, MLXQ_IO, checkpoint->path);
   }
-  status = note_read_files(checkpoint, error);
+  status = check_finished(checkpoint, flaws, error);
+  if (status == MLXQ_OK) status = note_read_files(checkpoint, error);
   if (status != MLXQ_OK) return status;
   if (flaws) return survey_folder(checkpoint, flaws, error);
   status = read_config(checkpoint, error);
@@ -291,8 +305,8 @@ mlxq_status mlxq_checkpoint_check(const mlxq_checkpoint *checkpoint, mlxq_error 
 
 struct json_object *mlxq_checkpoint_foreign_block(const mlxq_checkpoint *checkpoint) {
   struct json_object *block = NULL, *text_config = NULL;
-  if (!json_object_object_get_ex(checkpoint->config, "quantization_config", &block) &&
-      json_object_object_get_ex(checkpoint->config, "text_config", &text_config)) {
+  json_object_object_get_ex(checkpoint->config, "quantization_config", &block);
+  if (!block && json_object_object_get_ex(checkpoint->config, "text_config", &text_config)) {
     json_object_object_get_ex(text_config, "quantization_config", &block);
   }
   return is_truthy(block) ? block : NULL;

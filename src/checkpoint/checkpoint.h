@@ -14,6 +14,9 @@
 
 #define MLXQ_NO_TOTAL UINT64_MAX
 
+/* What a conversion keeps in a folder until it is finished (run/journal.h). */
+#define MLXQ_JOURNAL_NAME ".mlxq-journal"
+
 typedef struct mlxq_source_file {
   char *path;
   const char *name; /* the part of `path` inside the folder */
@@ -56,8 +59,8 @@ mlxq_status mlxq_checkpoint_note(mlxq_checkpoint *checkpoint, char *path, mlxq_e
  * survey could not read, and a folder has no other file of tensors by now. */
 mlxq_status mlxq_checkpoint_check(const mlxq_checkpoint *checkpoint, mlxq_error *error);
 
-/* The `quantization_config` of config.json or, without one, of its text_config; NULL where Python takes it for false,
- * as mlx-lm does. */
+/* The `quantization_config` of config.json or, where that is absent or null, of its text_config; NULL where Python takes
+ * it for false, as mlx-lm does. */
 struct json_object *mlxq_checkpoint_foreign_block(const mlxq_checkpoint *checkpoint);
 
 /* A block in `quantization_config` that is MLX's, where `quantization`, of which it is a copy, is absent; or NULL.

@@ -116,10 +116,10 @@ static mlxq_status tell_absent(const shard_set *set, unsigned long number, unsig
   char *absent =
       mlxq_asprintf("%.*s-%05lu-of-%05lu.safetensors", (int)set->last.prefix_length, set->name, number, total);
   if (!absent) return mlxq_fail_memory(error);
-  status = count == 1
-               ? mlxq_fail(error, MLXQ_MISSING_KEY, NULL, absent, "missing: %s is one of %lu files", set->name, total)
-               : mlxq_fail(error, MLXQ_MISSING_KEY, NULL, absent, "missing, and so are %lu more of the %lu files",
-                           count - 1, total);
+  status = count == 1 ? mlxq_fail(error, MLXQ_MISSING_KEY, NULL, absent,
+                                  "missing: by the name of %s there are %lu files", set->name, total)
+                      : mlxq_fail(error, MLXQ_MISSING_KEY, NULL, absent,
+                                  "missing, and so are %lu more of the %lu files", count - 1, total);
   status = mlxq_flaws_take(set->flaws, mlxq_error_at_file(error, status, set->checkpoint->path), error);
   free(absent);
   return status;

@@ -5,7 +5,9 @@
 #include "base/text.h"
 #include "checkpoint/config_out.h"
 #include "checkpoint/report.h"
+#include "checkpoint/survey.h"
 #include "plan/family.h"
+#include "plan/gaps.h"
 #include "plan/import.h"
 #include "plan/select.h"
 #include "run/journal.h"
@@ -57,6 +59,12 @@ static void warn_format(const conversion *work, const char *format, ...) {
   warn(work, message);
 }
 
+static void warn_of_flaw(void *user, const mlxq_error *flaw) {
+  char message[sizeof flaw->file + sizeof flaw->message];
+  mlxq_error_format(flaw, message, (int)sizeof message);
+  warn(user, message);
+}
+
 /* ---- Open ------------------------------------------------------------------------------------------------------ */
 
 const char *mlxq_cpu_level(size_t index) {
@@ -100,9 +108,24 @@ static mlxq_status check_options(conversion *work, uint32_t version, mlxq_error 
   return mlxq_convert_check(&work->isa, work->options, error);
 }
 
+/* A model that lacks shards converts into one that lacks layers, and whose own files are complete. */
+static mlxq_status check_complete(const conversion *work, mlxq_error *error) {
+  const mlxq_flaws warnings = {warn_of_flaw, (void *)(uintptr_t)work}; /* only read */
+  mlxq_error reason;
+  if (!work->checkpoint->is_folder) return MLXQ_OK;
+  mlxq_status status = mlxq_survey_shards(work->checkpoint, NULL, &reason);
+  if (status == MLXQ_MISSING_KEY && work->options->force) {
+    warn_format(work, "%s: %s; going on because of --force", reason.key, reason.message);
+    status = MLXQ_OK;
+  }
+  if (status != MLXQ_OK && error) *error = reason;
+  return status == MLXQ_OK ? mlxq_find_gaps(work->checkpoint, &warnings, error) : status;
+}
+
 static mlxq_status open_source(conversion *work, const char *source, mlxq_error *error) {
   const mlxq_cancel cancel = {work->options->cancelled, work->options->user};
   mlxq_status status = mlxq_checkpoint_survey(&work->checkpoint, source, &cancel, NULL, error);
+  if (status == MLXQ_OK) status = check_complete(work, error);
   if (status != MLXQ_OK) return status;
   work->source_bytes = mlxq_total_bytes(work->checkpoint->tensors);
   status = mlxq_checkpoint_foreign(&work->foreign, &work->foreign_guessed, work->checkpoint, error);
@@ -379,7 +402,12 @@ static mlxq_status open_journal(conversion *work, mlxq_error *error) {
                                   .progress = work->options->progress,
                                   .cancelled = work->options->cancelled,
                                   .user = work->options->user};
-  return mlxq_journal_open(&work->journal, &request, error);
+  mlxq_status status = mlxq_journal_open(&work->journal, &request, error);
+  if (work->journal.stale) {
+    warn_format(work, "what an earlier run left in %s is made anew: %s", work->staging.folder,
+                work->stats ? "--stats measures all of it" : "the source, the options or mlxq itself are others");
+  }
+  return status;
 }
 
 static mlxq_status run(conversion *work, mlxq_error *error) {
@@ -475,6 +503,9 @@ static mlxq_status finish(mlxq_report **report, conversion *work, mlxq_action ac
 }
 
 static void release(conversion *work) {
+  if (mlxq_staging_is_kept(&work->staging)) {
+    warn_format(work, "%s is kept: the same command reuses the files that are whole in it", work->staging.folder);
+  }
   mlxq_journal_close(&work->journal);
   mlxq_staging_close(&work->staging);
   mlxq_text_free(&work->config_text);

@@ -91,20 +91,22 @@ static bool parse_hex(uint64_t *value, const char *text, size_t digits) {
   return true;
 }
 
-/* Reads lines up to the first that is not as it should be: a torn one, or space that was never written. */
-static void parse(old_line *lines, size_t count, uint64_t key, const char *text, size_t length) {
+/* Reads lines up to the first that is not as it should be: a torn one, or space that was never written. False for
+ * another key. */
+static bool parse(old_line *lines, size_t count, uint64_t key, const char *text, size_t length) {
   char header[HEADER_BYTES + 1];
   snprintf(header, sizeof header, HEADER_FORMAT, key);
-  if (length < HEADER_BYTES || memcmp(text, header, HEADER_BYTES) != 0) return;
+  if (length < HEADER_BYTES || memcmp(text, header, HEADER_BYTES) != 0) return false;
   for (size_t at = HEADER_BYTES; length - at >= LINE_BYTES; at += LINE_BYTES) {
     uint64_t index, sum;
     const char *line = text + at;
     if (!parse_hex(&index, line, INDEX_DIGITS) || line[INDEX_DIGITS] != ' ' ||
         !parse_hex(&sum, line + INDEX_DIGITS + 1, SUM_DIGITS) || line[LINE_BYTES - 1] != '\n' || index >= count) {
-      return;
+      return true;
     }
     lines[index] = (old_line){true, sum};
   }
+  return true;
 }
 
 static uint64_t full_length(const mlxq_journal *journal) {
@@ -117,12 +119,14 @@ static bool is_regular(const char *path) {
 }
 
 /* What cannot be read says nothing. */
-static void read_old(const mlxq_journal *journal, old_line *lines, uint64_t key) {
+static void read_old(mlxq_journal *journal, const mlxq_journal_request *request, old_line *lines) {
   char *text = NULL;
   size_t length = 0;
   if (!is_regular(journal->path)) return;
+  journal->stale = true;
+  if (!request->reuse) return;
   if (mlxq_file_read_text(&text, &length, journal->path, (size_t)full_length(journal), NULL) != MLXQ_OK) return;
-  parse(lines, journal->plan->file_count, key, text, length);
+  journal->stale = !parse(lines, journal->plan->file_count, request->key, text, length);
   free(text);
 }
 
@@ -176,7 +180,7 @@ static mlxq_status check_old(mlxq_journal *journal, const mlxq_journal_request *
   bool any = false;
   old_line *lines = mlxq_calloc(plan->file_count, sizeof *lines);
   if (!lines) return mlxq_fail_memory(error);
-  if (request->reuse) read_old(journal, lines, request->key);
+  read_old(journal, request, lines);
   for (size_t i = 0; i < plan->file_count; i++) {
     mlxq_shard *shard = &journal->shards[i];
     if (!lines[i].listed) continue;

@@ -15,8 +15,6 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#define MLXQ_JOURNAL_NAME ".mlxq-journal"
-
 /* One of the plan's files. */
 typedef struct mlxq_shard {
   _Atomic uint64_t left; /* bytes not yet written */
@@ -33,6 +31,7 @@ typedef struct mlxq_journal {
   pthread_mutex_t lock; /* for the two above */
   mlxq_shard *shards;
   uint64_t reused_bytes; /* of tensors in whole files */
+  bool stale;            /* there was one, of another key or not to be reused */
 } mlxq_journal;
 
 typedef struct mlxq_journal_request {

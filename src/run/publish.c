@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "checkpoint/index.h"
 #include "safetensors/safetensors.h"
 
 #include <dirent.h>
@@ -48,7 +49,17 @@ static bool is_safetensors(const char *path) {
 /* What a folder holds, as far as it decides whether it may be replaced. */
 typedef struct folder_content {
   bool anything, config, safetensors, folders;
+  char *other; /* of the files that no conversion makes the first by name, or NULL; the caller frees it */
 } folder_content;
+
+/* What a conversion makes, or leaves unfinished. */
+static bool is_made(const char *name) {
+  static const char *const NAMES[] = {"config.json", MLXQ_INDEX_NAME, "README.md", MLXQ_JOURNAL_NAME};
+  for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++) {
+    if (strcmp(name, NAMES[i]) == 0) return true;
+  }
+  return fnmatch("*.safetensors", name, 0) == 0 || mlxq_is_side_file(name);
+}
 
 /* The next entry but "." and "..". NULL at the end; `*failed` is then 0, or the errno of a listing that broke off. */
 static const struct dirent *next_entry(DIR *folder, int *failed) {
@@ -68,6 +79,13 @@ static mlxq_status fail_inside(const char *folder, const char *name, int os_errn
   return status;
 }
 
+static mlxq_status note_other(folder_content *content, const char *name, mlxq_error *error) {
+  if (is_made(name) || (content->other && strcmp(content->other, name) < 0)) return MLXQ_OK;
+  free(content->other);
+  content->other = mlxq_asprintf("%s", name);
+  return content->other ? MLXQ_OK : mlxq_fail_memory(error);
+}
+
 static mlxq_status look_into(folder_content *content, const char *path, mlxq_error *error) {
   *content = (folder_content){0};
   DIR *folder = opendir(path);
@@ -85,9 +103,26 @@ static mlxq_status look_into(folder_content *content, const char *path, mlxq_err
     content->config = content->config || strcmp(entry->d_name, "config.json") == 0;
     content->safetensors = content->safetensors || fnmatch("*.safetensors", entry->d_name, 0) == 0;
     content->folders = content->folders || S_ISDIR(kind.st_mode);
+    status = note_other(content, entry->d_name, error);
+    if (status != MLXQ_OK) break;
   }
   closedir(folder);
   return failed ? mlxq_fail_errno(error, failed, path, "cannot list") : status;
+}
+
+static mlxq_status judge_content(const folder_content *content, const char *destination, mlxq_error *error) {
+  if (!content->anything) return MLXQ_OK;
+  if (content->folders) {
+    return fail_at(error, MLXQ_EXISTS, destination, "exists and holds other folders, so --force does not replace it");
+  }
+  if (!content->config || !content->safetensors) {
+    return fail_at(error, MLXQ_EXISTS, destination,
+                   "exists and is no checkpoint (config.json and .safetensors files), so --force does not replace it");
+  }
+  if (!content->other) return MLXQ_OK;
+  mlxq_fail(error, MLXQ_EXISTS, NULL, NULL,
+            "exists and holds %s, which no conversion makes, so --force does not replace it", content->other);
+  return mlxq_error_at_file(error, MLXQ_EXISTS, destination);
 }
 
 /* --force replaces what a conversion makes, and empty folders; not somebody's notes or home. `path` is where that is:
@@ -107,13 +142,9 @@ static mlxq_status check_replaceable(const mlxq_staging *staging, const char *pa
   }
   if (!staging->is_folder) return MLXQ_OK;
   mlxq_status status = look_into(&content, path, error);
-  if (status != MLXQ_OK || !content.anything) return status;
-  if (content.config && content.safetensors && !content.folders) return MLXQ_OK;
-  return fail_at(error, MLXQ_EXISTS, destination,
-                 content.folders
-                     ? "exists and holds other folders, so --force does not replace it"
-                     : "exists and is no checkpoint (config.json and .safetensors files), so --force does not "
-                       "replace it");
+  if (status == MLXQ_OK) status = judge_content(&content, destination, error);
+  free(content.other);
+  return status;
 }
 
 /* Fills in staging->target. */
@@ -424,9 +455,16 @@ mlxq_status mlxq_staging_publish(mlxq_staging *staging, const mlxq_plan *plan, m
   return status;
 }
 
+static bool is_unfinished(const mlxq_staging *staging) {
+  return staging->lock >= 0 && !staging->published;
+}
+
+bool mlxq_staging_is_kept(const mlxq_staging *staging) {
+  return is_unfinished(staging) && staging->keep_partial;
+}
+
 void mlxq_staging_close(mlxq_staging *staging) {
-  bool unfinished = staging->lock >= 0 && !staging->published;
-  if (unfinished && !staging->keep_partial) mlxq_file_remove_tree(staging->folder, NULL);
+  if (is_unfinished(staging) && !staging->keep_partial) mlxq_file_remove_tree(staging->folder, NULL);
   mlxq_file_close(staging->lock);
   mlxq_file_close(staging->old_lock);
   free(staging->aside);

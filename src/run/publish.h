@@ -42,6 +42,9 @@ mlxq_status mlxq_staging_create_files(const mlxq_staging *staging, mlxq_plan *pl
  * the disk yet (then what was replaced stays, under a working name), or that the old one could not be removed. */
 mlxq_status mlxq_staging_publish(mlxq_staging *staging, const mlxq_plan *plan, mlxq_error *error);
 
+/* Whether closing it will leave the working folder of a run that has failed. */
+bool mlxq_staging_is_kept(const mlxq_staging *staging);
+
 /* Removes the working folder, unless published or to be kept, and releases everything. */
 void mlxq_staging_close(mlxq_staging *staging);
 

@@ -5,8 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Sorts of findings. The first is of any tensor, the others are of scales. */
-typedef enum finding_kind { NON_FINITE, ZERO_SCALE, ZERO_SCALE_AS_GPU, KIND_COUNT } finding_kind;
+/* Sorts of findings. The first is of any tensor, the next two are of scales. The last counts what lies in tiles of
+ * zeros alone, and is one where that is all of a dense matrix, or of a layer's scales with their codes and biases. */
+typedef enum finding_kind { NON_FINITE, ZERO_SCALE, ZERO_SCALE_AS_GPU, NOTHING_BUT_ZEROS, KIND_COUNT } finding_kind;
 
 typedef struct finding {
   uint64_t count, first; /* elements, and the index of the first */
@@ -121,6 +122,18 @@ static void find_zero_nvfp4(finding found[KIND_COUNT], uint64_t first, size_t gr
   }
 }
 
+/* ---- Nothing but zeros ----------------------------------------------------------------------------------------- */
+
+/* Whether a tile's inputs are zeros to the byte, as holes in a file are: from a download or a copy that broke off. */
+static bool is_hole(const mlxq_job *job, size_t units, const void *const *inputs) {
+  for (uint32_t i = 0; i < job->input_count; i++) {
+    const unsigned char *bytes = inputs[i];
+    size_t count = units * job->inputs[i].unit_bytes;
+    if (count > 0 && (bytes[0] != 0 || memcmp(bytes, bytes + 1, count - 1) != 0)) return false;
+  }
+  return true;
+}
+
 /* ---- Tiles ----------------------------------------------------------------------------------------------------- */
 
 static void visit_triple(scan *s, const mlxq_job *job, uint64_t first, size_t groups, const void *const *inputs) {
@@ -140,7 +153,18 @@ static void visit_triple(scan *s, const mlxq_job *job, uint64_t first, size_t gr
     finding of_codes = find_nan_bytes(false, inputs[0], groups * group_bytes, first * group_bytes);
     add(s, job->inputs[0].tensor, NON_FINITE, &of_codes);
   }
+  if (is_hole(job, groups, inputs)) found[NOTHING_BUT_ZEROS] = (finding){groups, first};
   for (int kind = 0; kind < KIND_COUNT; kind++) add(s, scales, (finding_kind)kind, &found[kind]);
+}
+
+static void visit_dense(scan *s, const mlxq_job *job, uint64_t first, size_t elems, const void *const *inputs) {
+  size_t tensor = job->inputs[0].tensor;
+  finding non_finite = find_non_finite(job->dtype, inputs[0], elems, first), zeros = {0};
+  if (s->structure->checkpoint->tensors->entries[tensor].tensor.rank >= 2 && is_hole(job, elems, inputs)) {
+    zeros = (finding){elems, first};
+  }
+  add(s, tensor, NON_FINITE, &non_finite);
+  add(s, tensor, NOTHING_BUT_ZEROS, &zeros);
 }
 
 static mlxq_status visit(void *user, const mlxq_job *job, uint64_t first_unit, size_t units, const void *const *inputs,
@@ -149,8 +173,7 @@ static mlxq_status visit(void *user, const mlxq_job *job, uint64_t first_unit, s
   if (job->action == MLXQ_ACTION_DEQUANTIZE) {
     visit_triple(user, job, first_unit, units, inputs);
   } else {
-    finding found = find_non_finite(job->dtype, inputs[0], units, first_unit);
-    add(user, job->inputs[0].tensor, NON_FINITE, &found);
+    visit_dense(user, job, first_unit, units, inputs);
   }
   return MLXQ_OK;
 }
@@ -161,6 +184,11 @@ static mlxq_status visit(void *user, const mlxq_job *job, uint64_t first_unit, s
 static mlxq_status describe(mlxq_error *flaw, const char *layer, const mlxq_tensor *tensor, finding_kind kind,
                             const finding *found) {
   uint64_t elems = mlxq_tensor_elems(tensor);
+  if (kind == NOTHING_BUT_ZEROS) {
+    size_t length = 0;
+    return mlxq_fail(flaw, MLXQ_INVARIANT, layer, tensor->name, "nothing but zeros%s",
+                     mlxq_name_splits(tensor->name, ".scales", &length) ? ", as all of the layer is" : "");
+  }
   const char *what = "elements are NaN or infinite";
   if (kind == NON_FINITE && tensor->dtype == MLXQ_U8) what = "scales are NaN";
   if (kind == NON_FINITE && tensor->dtype == MLXQ_U32) what = "codes are NaN";
@@ -169,6 +197,11 @@ static mlxq_status describe(mlxq_error *flaw, const char *layer, const mlxq_tens
   if (kind == ZERO_SCALE_AS_GPU) what = "scales are 0 beside codes that are not, as MLX's GPU back-ends write them";
   return mlxq_fail(flaw, kind == NON_FINITE ? MLXQ_NON_FINITE : MLXQ_INVARIANT, layer, tensor->name,
                    "%" PRIu64 " of %" PRIu64 " %s; the first is %" PRIu64, found->count, elems, what, found->first);
+}
+
+/* Whether what the tiles had is a finding. */
+static bool is_one(const finding *found, finding_kind kind, const mlxq_tensor *tensor) {
+  return kind == NOTHING_BUT_ZEROS ? found->count > 0 && found->count == mlxq_tensor_elems(tensor) : found->count > 0;
 }
 
 static mlxq_status tell(const scan *s, size_t index, const mlxq_flaws *defects, const mlxq_flaws *notes,
@@ -186,10 +219,10 @@ static mlxq_status tell(const scan *s, size_t index, const mlxq_flaws *defects, 
   for (int kind = 0; kind < KIND_COUNT; kind++) {
     mlxq_error flaw;
     const finding *found = &s->findings[index][kind];
-    if (found->count == 0) continue;
+    if (!is_one(found, (finding_kind)kind, &entry->tensor)) continue;
     mlxq_status status = describe(&flaw, layer, &entry->tensor, (finding_kind)kind, found);
     mlxq_error_at_file(&flaw, status, checkpoint->files[entry->file].path);
-    const mlxq_flaws *taker = kind == ZERO_SCALE_AS_GPU ? notes : defects;
+    const mlxq_flaws *taker = kind == NON_FINITE || kind == ZERO_SCALE ? defects : notes;
     taker->add(taker->user, &flaw);
   }
   free(layer);

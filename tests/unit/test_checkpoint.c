@@ -467,6 +467,7 @@ static void test_foreign_by_config(void **state) {
       {"{\"quantization_config\": {}}", NULL}, /* Python takes it for false */
       {"{\"quantization_config\": {\"group_size\": 64, \"bits\": 4, \"quant_method\": \"x\"}}", "x"},
       {"{\"text_config\": {\"quantization_config\": {\"quant_method\": \"mxfp4\"}}}", "mxfp4"},
+      {"{\"quantization_config\": null, \"text_config\": {\"quantization_config\": {\"quant_method\": \"x\"}}}", "x"},
       {"{\"text_config\": {\"quantization_config\": null}}", NULL},
       {"{\"text_config\": null}", NULL},
       {"{\"text_config\": [1]}", NULL},

@@ -275,6 +275,23 @@ static void test_flags_and_texts(void **state) {
   mlxq_foreign_config_free(&foreign);
 }
 
+/* What Python takes for false says nothing: the packers' defaults hold. */
+static void test_empty_blocks(void **state) {
+  static const char *const CONFIGS[] = {
+      "{}",
+      "{\"quantization_config\": {}}",
+      "{\"quantization_config\": []}",
+      "{\"quantization_config\": false}",
+      "{\"quantization_config\": {}, \"text_config\": {\"quantization_config\": {\"group_size\": 64}}}",
+  };
+  for (size_t i = 0; i < COUNT(CONFIGS); i++) {
+    mlxq_foreign_config foreign = good_config(*state, "awq", CONFIGS[i]);
+    assert_int_equal(foreign.bits, 4);
+    assert_int_equal(foreign.group_size, -1);
+    mlxq_foreign_config_free(&foreign);
+  }
+}
+
 static void test_the_block_of_text_config(void **state) {
   mlxq_foreign_config foreign = good_config(
       *state, "awq",
@@ -349,9 +366,9 @@ static void test_wrong_types(void **state) {
       {"{\"format\": 2}", "format"},
       {"{\"is_marlin_format\": \"false\"}", "is_marlin_format"},
       {"4", "quantization_config"},
-      {"[]", "quantization_config"},
+      {"[1]", "quantization_config"},
       {"\"awq\"", "quantization_config"},
-      {"false", "quantization_config"},
+      {"true", "quantization_config"},
   };
   for (size_t i = 0; i < COUNT(CASES); i++) {
     char config[512];
@@ -429,6 +446,7 @@ int main(void) {
       ON_DISK(test_defaults),
       ON_DISK(test_integers_and_their_aliases),
       ON_DISK(test_flags_and_texts),
+      ON_DISK(test_empty_blocks),
       ON_DISK(test_the_block_of_text_config),
       ON_DISK(test_the_quantizer),
       ON_DISK(test_wrong_types),

@@ -348,7 +348,7 @@ static void test_a_source_that_changes_after_the_plan(void **state) {
     mlxq_status status;
   } CASES[] = {{cut_source, MLXQ_CHANGED},
                {replace_source, MLXQ_CHANGED},
-               {remove_source, MLXQ_IO},
+               {remove_source, MLXQ_CHANGED},
                {make_source_a_folder, MLXQ_IO}};
   for (size_t i = 0; i < COUNT(CASES); i++) {
     for (unsigned threads = 1; threads <= 4; threads += 3) {
