@@ -241,17 +241,19 @@ mlxq_status mlxq_file_write_text(const char *path, const char *text, size_t leng
   return result;
 }
 
-mlxq_status mlxq_file_copy(const char *to, const char *from, mlxq_error *error) {
+mlxq_status mlxq_file_copy(const char *to, const char *from, const mlxq_cancel *cancel, mlxq_error *error) {
   enum { PIECE_BYTES = 1 << 20 };
   mlxq_file_identity identity = {0};
   int source = -1, target = -1;
   char *piece = mlxq_alloc(PIECE_BYTES, 1);
   mlxq_status result = piece ? mlxq_file_open(&source, &identity, from, error) : mlxq_fail_memory(error);
   if (result == MLXQ_OK) result = mlxq_file_create(&target, to, error);
+  if (result == MLXQ_OK) result = mlxq_file_reserve(target, identity.bytes, to, error);
   for (uint64_t at = 0; result == MLXQ_OK && at < identity.bytes;) {
     uint64_t left = identity.bytes - at;
     size_t bytes = left < PIECE_BYTES ? (size_t)left : PIECE_BYTES;
-    result = mlxq_file_read_at(source, piece, bytes, at, from, error);
+    result = mlxq_cancel_check(cancel, error);
+    if (result == MLXQ_OK) result = mlxq_file_read_at(source, piece, bytes, at, from, error);
     if (result == MLXQ_OK) result = mlxq_file_write_at(target, piece, bytes, at, to, error);
     at += bytes;
   }

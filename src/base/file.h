@@ -2,7 +2,8 @@
 #ifndef MLXQ_BASE_FILE_H
 #define MLXQ_BASE_FILE_H
 
-#include <mlxq/status.h>
+#include "base/error.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -60,8 +61,9 @@ mlxq_status mlxq_file_read_text(char **text, size_t *length, const char *path, s
 /* Creates the file and writes it whole, then fsyncs it. */
 mlxq_status mlxq_file_write_text(const char *path, const char *text, size_t length, mlxq_error *error);
 
-/* Creates the file `to` with the bytes of the regular file `from`, then fsyncs it. */
-mlxq_status mlxq_file_copy(const char *to, const char *from, mlxq_error *error);
+/* Creates the file `to` with the bytes of the regular file `from`, for which space is reserved first, then fsyncs it.
+ */
+mlxq_status mlxq_file_copy(const char *to, const char *from, const mlxq_cancel *cancel, mlxq_error *error);
 
 /* Removes a file or a folder with what is in it (links are removed, not followed). Absent is fine. */
 mlxq_status mlxq_file_remove_tree(const char *path, mlxq_error *error);

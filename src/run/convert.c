@@ -425,11 +425,13 @@ static mlxq_status run(conversion *work, mlxq_error *error) {
   if (status == MLXQ_OK) status = open_journal(work, error);
   if (status == MLXQ_OK) status = mlxq_staging_create_files(&work->staging, work->plan, &work->journal, error);
   /* Before the tiles, so that all of a full disk is known by then. */
+  uint64_t copied_bytes = mlxq_side_files_bytes(work->checkpoint);
+  if (status == MLXQ_OK) status = mlxq_room_check(&work->staging, work->plan, &work->journal, copied_bytes, error);
   if (status == MLXQ_OK && work->checkpoint->is_folder) {
     status = mlxq_side_files_write(work->staging.folder, work->checkpoint, &work->config_text, work->plan, work->result,
                                    error);
   }
-  if (status == MLXQ_OK) status = mlxq_room_check(&work->staging, work->plan, &work->journal, error);
+  if (status == MLXQ_OK) status = mlxq_room_check(&work->staging, work->plan, &work->journal, 0, error);
   if (status == MLXQ_OK) status = mlxq_run(&request, error);
   return status == MLXQ_OK ? mlxq_checkpoint_check(work->checkpoint, error) : status;
 }

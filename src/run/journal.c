@@ -113,9 +113,10 @@ static uint64_t full_length(const mlxq_journal *journal) {
   return HEADER_BYTES + (uint64_t)journal->plan->file_count * LINE_BYTES;
 }
 
+/* A file of the folder's own: no link of either sort to another. */
 static bool is_regular(const char *path) {
   struct stat kind;
-  return lstat(path, &kind) == 0 && S_ISREG(kind.st_mode);
+  return lstat(path, &kind) == 0 && S_ISREG(kind.st_mode) && kind.st_nlink == 1;
 }
 
 /* What cannot be read says nothing. */
@@ -213,6 +214,25 @@ static mlxq_status add_line(mlxq_journal *journal, uint32_t file, uint64_t sum, 
   return status;
 }
 
+/* Gives what an earlier run made the permissions that this one gives, which the new journal's tell. */
+static mlxq_status set_permissions(const mlxq_journal *journal, const char *fresh, mlxq_error *error) {
+  struct stat made;
+  if (fstat(journal->fd, &made) != 0) return mlxq_fail_errno(error, errno, fresh, "cannot stat");
+  mode_t of_files = made.st_mode & 0777, of_folder = of_files | (of_files & 0444) >> 2;
+  if (chmod(journal->folder, of_folder) != 0)
+    return mlxq_fail_errno(error, errno, journal->folder, "cannot set permissions");
+  for (size_t i = 0; i < journal->plan->file_count; i++) {
+    if (!journal->shards[i].whole) continue;
+    char *path = mlxq_path_join(journal->folder, journal->plan->files[i].name);
+    if (!path) return mlxq_fail_memory(error);
+    mlxq_status status =
+        chmod(path, of_files) == 0 ? MLXQ_OK : mlxq_fail_errno(error, errno, path, "cannot set permissions");
+    free(path);
+    if (status != MLXQ_OK) return status;
+  }
+  return MLXQ_OK;
+}
+
 /* Replaces the old journal by one that lists what was found whole. Its space is reserved, so that a disk that fills up
  * is no matter later. */
 static mlxq_status start(mlxq_journal *journal, uint64_t key, mlxq_error *error) {
@@ -220,6 +240,7 @@ static mlxq_status start(mlxq_journal *journal, uint64_t key, mlxq_error *error)
   char *fresh = mlxq_asprintf("%s.new", journal->path);
   mlxq_status status = fresh ? mlxq_file_remove_tree(fresh, error) : mlxq_fail_memory(error);
   if (status == MLXQ_OK) status = mlxq_file_create(&journal->fd, fresh, error);
+  if (status == MLXQ_OK && is_regular(journal->path)) status = set_permissions(journal, fresh, error);
   if (status == MLXQ_OK) status = mlxq_file_reserve(journal->fd, full_length(journal), fresh, error);
   snprintf(header, sizeof header, HEADER_FORMAT, key);
   if (status == MLXQ_OK) status = mlxq_file_write_at(journal->fd, header, HEADER_BYTES, 0, fresh, error);

@@ -25,11 +25,45 @@ static mlxq_status fail_at(mlxq_error *error, mlxq_status status, const char *fi
   return mlxq_error_at_file(error, status, file);
 }
 
-/* True where `path` is `folder` or lies inside it; both canonical. */
-static bool is_inside(const char *path, const char *folder) {
-  size_t length = strlen(folder);
-  if (strncmp(path, folder, length) != 0) return false;
-  return path[length] == '\0' || path[length] == '/' || (length > 0 && folder[length - 1] == '/');
+/* What a path leads to. One folder may be mounted in two places, and names that differ may be one: paths do not tell.
+ */
+typedef struct place {
+  bool there;
+  dev_t device;
+  ino_t inode;
+} place;
+
+static mlxq_status find_place(place *found, const char *path, mlxq_error *error) {
+  struct stat status;
+  *found = (place){.there = lstat(path, &status) == 0};
+  /* A name that is too long is told of where something is to be made by it. */
+  if (!found->there) {
+    return errno == ENOENT || errno == ENAMETOOLONG ? MLXQ_OK : mlxq_fail_errno(error, errno, path, "cannot stat");
+  }
+  found->device = status.st_dev;
+  found->inode = status.st_ino;
+  return MLXQ_OK;
+}
+
+static bool is_same(const place *one, const place *other) {
+  return one->there && other->there && one->device == other->device && one->inode == other->inode;
+}
+
+/* Whether `path`, which is canonical, is `folder` or lies inside it. */
+static mlxq_status look_inside(bool *inside, const char *path, const place *folder, mlxq_error *error) {
+  char *ancestor = mlxq_asprintf("%s", path);
+  mlxq_status status = ancestor ? MLXQ_OK : mlxq_fail_memory(error);
+  *inside = false;
+  while (status == MLXQ_OK && *ancestor && !*inside) {
+    place here;
+    status = find_place(&here, ancestor, error);
+    *inside = status == MLXQ_OK && is_same(&here, folder);
+    char *slash = strrchr(ancestor, '/');
+    if (slash == ancestor && slash[1]) slash++; /* "/" comes last */
+    *slash = '\0';
+  }
+  free(ancestor);
+  return status;
 }
 
 /* True for a file that begins as a .safetensors file does, or is empty. */
@@ -147,28 +181,42 @@ static mlxq_status check_replaceable(const mlxq_staging *staging, const char *pa
   return status;
 }
 
-/* Fills in staging->target. */
-static mlxq_status check_places(mlxq_staging *staging, const char *source, mlxq_error *error) {
-  mlxq_status status = MLXQ_OK;
-  char *working = NULL, *aside = NULL;
-  char *real_source = realpath(source, NULL), *real_parent = realpath(staging->parent, NULL);
+/* Fails with the reason if `path` is or lies inside `folder`. */
+static mlxq_status check_outside(const char *path, const place *folder, const char *file, const char *reason,
+                                 mlxq_error *error) {
+  bool inside = false;
+  mlxq_status status = folder->there ? look_inside(&inside, path, folder, error) : MLXQ_OK;
+  return status == MLXQ_OK && inside ? fail_at(error, MLXQ_USAGE, file, reason) : status;
+}
+
+static mlxq_status check_source(const mlxq_staging *staging, const char *real_source, const char *real_parent,
+                                mlxq_error *error) {
+  static const char WITHIN[] = "is, or lies inside, the source";
+  static const char WORKING[] = "is a working folder for this destination, and the source";
+  const char *destination = staging->destination;
+  place source, target, working, aside;
+  mlxq_status status = find_place(&source, real_source, error);
+  if (status == MLXQ_OK) status = find_place(&target, destination, error);
+  if (status == MLXQ_OK) status = find_place(&working, staging->folder, error);
+  if (status == MLXQ_OK) status = find_place(&aside, staging->aside, error);
+  if (status == MLXQ_OK) status = check_outside(real_parent, &source, destination, WITHIN, error);
+  if (status == MLXQ_OK && is_same(&source, &target)) return fail_at(error, MLXQ_USAGE, destination, WITHIN);
+  if (status == MLXQ_OK) status = check_outside(real_source, &target, destination, "contains the source", error);
+  if (status == MLXQ_OK) status = check_outside(real_source, &working, real_source, WORKING, error);
+  if (status == MLXQ_OK) status = check_outside(real_source, &aside, real_source, WORKING, error);
+  return status;
+}
+
+static mlxq_status check_places(const mlxq_staging *staging, const char *source, mlxq_error *error) {
+  mlxq_status status;
+  char *real_parent = NULL, *real_source = realpath(source, NULL);
   if (!real_source) {
     status = mlxq_fail_errno(error, errno, source, "cannot resolve");
-  } else if (!real_parent) {
+  } else if (!(real_parent = realpath(staging->parent, NULL))) {
     status = mlxq_fail_errno(error, errno, staging->parent, "the folder of the destination cannot be resolved");
-  } else if (!(staging->target = mlxq_path_join(real_parent, mlxq_path_base(staging->destination))) ||
-             !(working = mlxq_path_join(real_parent, mlxq_path_base(staging->folder))) ||
-             !(aside = mlxq_path_join(real_parent, mlxq_path_base(staging->aside)))) {
-    status = mlxq_fail_memory(error);
-  } else if (is_inside(staging->target, real_source)) {
-    status = fail_at(error, MLXQ_USAGE, staging->destination, "is, or lies inside, the source");
-  } else if (is_inside(real_source, staging->target)) {
-    status = fail_at(error, MLXQ_USAGE, staging->destination, "contains the source");
-  } else if (is_inside(real_source, working) || is_inside(real_source, aside)) {
-    status = fail_at(error, MLXQ_USAGE, real_source, "is a working folder for this destination, and the source");
+  } else {
+    status = check_source(staging, real_source, real_parent, error);
   }
-  free(aside);
-  free(working);
   free(real_parent);
   free(real_source);
   return status;
@@ -269,12 +317,15 @@ mlxq_status mlxq_staging_check(mlxq_staging *staging, const char *source, const 
 
 mlxq_status mlxq_staging_check_file(const mlxq_staging *staging, const char *path, mlxq_error *error) {
   if (!staging->occupied) return MLXQ_OK;
+  place target;
   char *file = realpath(path, NULL);
   if (!file) return mlxq_fail_errno(error, errno, path, "cannot resolve");
-  bool lies_there = is_inside(file, staging->target);
+  mlxq_status status = find_place(&target, staging->destination, error);
+  if (status == MLXQ_OK) {
+    status = check_outside(file, &target, path, "lies in the destination, which --force would replace", error);
+  }
   free(file);
-  return lies_there ? fail_at(error, MLXQ_USAGE, path, "lies in the destination, which --force would replace")
-                    : MLXQ_OK;
+  return status;
 }
 
 /* ---- The working folder ---------------------------------------------------------------------------------------- */
@@ -431,6 +482,15 @@ static mlxq_status put_in_place(mlxq_staging *staging, const char *from, mlxq_er
   return failed ? mlxq_fail_errno(error, failed, staging->destination, "cannot publish") : MLXQ_OK;
 }
 
+/* Nothing is lost where this fails, and the destination is complete: the error says so. */
+static mlxq_status remove_replaced(const mlxq_staging *staging, const char *path, mlxq_error *error) {
+  mlxq_error reason;
+  mlxq_status status = mlxq_file_remove_tree(path, &reason);
+  if (status == MLXQ_OK) return MLXQ_OK;
+  mlxq_fail(error, status, NULL, NULL, "%s; %s is complete", reason.message, staging->destination);
+  return mlxq_error_at_file(error, status, path);
+}
+
 mlxq_status mlxq_staging_publish(mlxq_staging *staging, const mlxq_plan *plan, mlxq_error *error) {
   char *file = NULL;
   const char *from = staging->folder;
@@ -448,11 +508,10 @@ mlxq_status mlxq_staging_publish(mlxq_staging *staging, const mlxq_plan *plan, m
   /* Left under the working name is what was replaced, or the folder that the file was made in. A folder that was
    * renamed is not: the name may be another process's by now. */
   if (!staging->is_folder || staging->exchanged) {
-    mlxq_status removed = mlxq_file_remove_tree(staging->folder, status == MLXQ_OK ? error : NULL);
+    mlxq_status removed = remove_replaced(staging, staging->folder, status == MLXQ_OK ? error : NULL);
     if (status == MLXQ_OK) status = removed;
   }
-  if (status == MLXQ_OK) status = mlxq_file_remove_tree(staging->aside, error);
-  return status;
+  return status == MLXQ_OK ? remove_replaced(staging, staging->aside, error) : status;
 }
 
 static bool is_unfinished(const mlxq_staging *staging) {
@@ -470,7 +529,6 @@ void mlxq_staging_close(mlxq_staging *staging) {
   free(staging->aside);
   free(staging->folder);
   free(staging->parent);
-  free(staging->target);
   free(staging->destination);
   *staging = (mlxq_staging){.lock = -1, .old_lock = -1};
 }

@@ -7,7 +7,6 @@
 
 typedef struct mlxq_staging {
   char *destination;
-  char *target; /* the destination with its folder's links resolved */
   char *parent; /* of the destination; "." where it names none */
   char *folder; /* parent/.NAME.mlxq-partial */
   char *aside;  /* parent/.NAME.mlxq-old: where the file system cannot exchange, the old folder while it is replaced */

@@ -19,13 +19,13 @@ static mlxq_status add_missing(uint64_t *missing, const char *path, uint64_t blo
 }
 
 mlxq_status mlxq_room_check(const mlxq_staging *staging, const mlxq_plan *plan, const mlxq_journal *journal,
-                            mlxq_error *error) {
+                            uint64_t other_bytes, mlxq_error *error) {
   struct statvfs system;
   /* Some that are in memory have no limit, and say 0 blocks. */
   if (mlxq_file_can_reserve(journal->fd) || statvfs(staging->folder, &system) != 0 || system.f_blocks == 0) {
     return MLXQ_OK;
   }
-  uint64_t missing = 0, room = (uint64_t)system.f_bavail * system.f_frsize;
+  uint64_t missing = other_bytes, room = (uint64_t)system.f_bavail * system.f_frsize;
   mlxq_status status = add_missing(&missing, journal->path, system.f_frsize, error);
   for (size_t i = 0; status == MLXQ_OK && i < plan->file_count; i++) {
     if (mlxq_journal_has(journal, (uint32_t)i)) continue;

@@ -1,6 +1,7 @@
 #include "run/side_files.h"
 
 #include "base/error.h"
+#include "base/memory.h"
 #include "checkpoint/index.h"
 #include "checkpoint/report.h"
 
@@ -67,10 +68,18 @@ static mlxq_status copy_all(const char *folder, const mlxq_checkpoint *source, m
   mlxq_status status = MLXQ_OK;
   for (size_t i = source->first_side_file; status == MLXQ_OK && i < source->other_count; i++) {
     char *to = mlxq_path_join(folder, source->others[i].name);
-    status = to ? mlxq_file_copy(to, source->others[i].path, error) : mlxq_fail_memory(error);
+    status = to ? mlxq_file_copy(to, source->others[i].path, &source->cancel, error) : mlxq_fail_memory(error);
     free(to);
   }
   return status;
+}
+
+uint64_t mlxq_side_files_bytes(const mlxq_checkpoint *source) {
+  uint64_t bytes = 0;
+  for (size_t i = source->first_side_file; i < source->other_count; i++) {
+    if (!mlxq_add_u64(&bytes, bytes, source->others[i].identity.bytes)) return INT64_MAX;
+  }
+  return bytes;
 }
 
 mlxq_status mlxq_side_files_write(const char *folder, const mlxq_checkpoint *source, const mlxq_text *config,

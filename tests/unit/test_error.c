@@ -500,7 +500,7 @@ static void test_null_errors_of_files(void **state) {
   assert_int_equal(mlxq_folder_sync(MISSING, NULL), MLXQ_IO);
   assert_int_equal(mlxq_file_read_text(&text, &length, MISSING, 9, NULL), MLXQ_IO);
   assert_int_equal(mlxq_file_write_text(MISSING, "", 0, NULL), MLXQ_IO);
-  assert_int_equal(mlxq_file_copy(MISSING, MISSING, NULL), MLXQ_IO);
+  assert_int_equal(mlxq_file_copy(MISSING, MISSING, &(mlxq_cancel){0}, NULL), MLXQ_IO);
   assert_int_equal(mlxq_file_remove_tree(MISSING, NULL), MLXQ_OK);
 }
 

@@ -29,6 +29,8 @@ static int open_read(const char *path, mlxq_file_identity *identity) {
   return fd;
 }
 
+static const mlxq_cancel NO_CANCEL;
+
 static int create(const char *path) {
   int fd = -1;
   assert_int_equal(mlxq_file_create(&fd, path, NULL), MLXQ_OK);
@@ -343,7 +345,7 @@ static void test_create_refuses_what_is_there(void **state) {
     assert_os_error(&error, MLXQ_EXISTS, EEXIST, PATHS[i]);
     assert_int_equal(mlxq_file_write_text(PATHS[i], "new", 3, &error), MLXQ_EXISTS);
     assert_os_error(&error, MLXQ_EXISTS, EEXIST, PATHS[i]);
-    assert_int_equal(mlxq_file_copy(PATHS[i], file, &error), MLXQ_EXISTS);
+    assert_int_equal(mlxq_file_copy(PATHS[i], file, &NO_CANCEL, &error), MLXQ_EXISTS);
     assert_os_error(&error, MLXQ_EXISTS, EEXIST, PATHS[i]);
   }
   assert_text(file, "kept");
@@ -453,7 +455,7 @@ static void test_copy(void **state) {
   for (size_t i = 0; i < COUNT(SIZES); i++) {
     const char *from = path_in(*state, "from%zu", i), *to = path_in(*state, "to%zu", i);
     assert_int_equal(mlxq_file_write_text(from, data, SIZES[i], NULL), MLXQ_OK);
-    assert_int_equal(mlxq_file_copy(to, from, NULL), MLXQ_OK);
+    assert_int_equal(mlxq_file_copy(to, from, &NO_CANCEL, NULL), MLXQ_OK);
     assert_int_equal(mlxq_file_read_text(&found, &length, to, 1 << 24, NULL), MLXQ_OK);
     assert_int_equal(length, SIZES[i]);
     assert_memory_equal(found, data, length);
@@ -462,18 +464,35 @@ static void test_copy(void **state) {
   free(data);
 }
 
+static bool at_the_second_piece(void *user) {
+  int *asked = user;
+  return ++*asked == 2;
+}
+
+/* What is beside the weights may be large as well. */
+static void test_a_copy_can_be_cancelled(void **state) {
+  const char *from = path_in(*state, "from"), *to = path_in(*state, "to");
+  int asked = 0;
+  const mlxq_cancel cancel = {at_the_second_piece, &asked};
+  mlxq_error error;
+  write_text(from, "");
+  assert_int_equal(truncate(from, 5 << 20), 0);
+  assert_int_equal(mlxq_file_copy(to, from, &cancel, &error), MLXQ_CANCELLED);
+  assert_int_equal(asked, 2);
+}
+
 static void test_copies_that_fail_leave_nothing(void **state) {
   const char *to = path_in(*state, "to"), *missing = path_in(*state, "missing"), *link = path_in(*state, "link");
   mlxq_error error;
-  assert_int_equal(mlxq_file_copy(to, missing, &error), MLXQ_IO);
+  assert_int_equal(mlxq_file_copy(to, missing, &NO_CANCEL, &error), MLXQ_IO);
   assert_os_error(&error, MLXQ_IO, ENOENT, missing);
-  assert_int_equal(mlxq_file_copy(to, *state, &error), MLXQ_IO);
+  assert_int_equal(mlxq_file_copy(to, *state, &NO_CANCEL, &error), MLXQ_IO);
   assert_os_error(&error, MLXQ_IO, 0, *state);
   assert_false(exists(to));
   /* A link's file is copied, not the link. */
   write_text(path_in(*state, "from"), "content");
   assert_int_equal(symlink("from", link), 0);
-  assert_int_equal(mlxq_file_copy(to, link, NULL), MLXQ_OK);
+  assert_int_equal(mlxq_file_copy(to, link, &NO_CANCEL, NULL), MLXQ_OK);
   struct stat status;
   assert_int_equal(lstat(to, &status), 0);
   assert_true(S_ISREG(status.st_mode));
@@ -587,6 +606,7 @@ int main(void) {
       TEST(test_read_text),
       TEST(test_write_text),
       TEST(test_copy),
+      TEST(test_a_copy_can_be_cancelled),
       TEST(test_copies_that_fail_leave_nothing),
       TEST(test_remove_tree),
       TEST(test_remove_tree_goes_deep),

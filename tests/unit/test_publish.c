@@ -547,10 +547,12 @@ static void test_publish_over_an_old_folder(void **state) {
   }
 }
 
+static const mlxq_cancel NO_CANCEL;
+
 static void test_publish_over_an_old_file(void **state) {
   mlxq_error error;
   const char *destination = path_in(*state, "out.safetensors");
-  assert_int_equal(mlxq_file_copy(destination, path_in(*state, "src.safetensors"), NULL), MLXQ_OK);
+  assert_int_equal(mlxq_file_copy(destination, path_in(*state, "src.safetensors"), &NO_CANCEL, NULL), MLXQ_OK);
   mlxq_staging staging = checked(path_in(*state, "src.safetensors"), destination, FILE_RESULT, true, false);
   assert_int_equal(publish(&staging, 1, &error), MLXQ_OK);
   mlxq_staging_close(&staging);

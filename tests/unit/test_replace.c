@@ -1,4 +1,5 @@
-/* Replacing a checkpoint where the file system cannot exchange two names, and where renames fail half-way. */
+/* Replacing a checkpoint where the file system cannot exchange two names, where renames fail half-way, and where a
+ * folder has two paths. */
 #include "run/publish.h"
 
 #include "helpers.h"
@@ -45,6 +46,16 @@ int __wrap_rename(const char *from, const char *to) {
   return failed;
 }
 
+/* What links lead to is then there twice, as what is mounted in two places. */
+static bool links_are_mounts;
+
+char *__wrap_realpath(const char *path, char *resolved);
+char *__real_realpath(const char *path, char *resolved);
+
+char *__wrap_realpath(const char *path, char *resolved) {
+  return links_are_mounts && !resolved ? strdup(path) : __real_realpath(path, resolved);
+}
+
 static void make_old(const char *folder) {
   make_folder(folder);
   write_text(path_in(folder, "config.json"), "old");
@@ -72,6 +83,41 @@ static void assert_only(const char *scratch, const char *expected) {
   assert_text(path_in(scratch, "out/model.safetensors"), expected);
   assert_int_equal(access(path_in(scratch, ".out.mlxq-old"), F_OK), -1);
   assert_int_equal(access(path_in(scratch, ".out.mlxq-partial"), F_OK), -1);
+}
+
+static void assert_refused(const char *source, const char *destination, bool is_folder) {
+  for (int force = 0; force < 2; force++) {
+    mlxq_staging staging;
+    mlxq_error error;
+    assert_int_equal(mlxq_staging_check(&staging, source, destination, is_folder, force, false, false, &error),
+                     MLXQ_USAGE);
+    assert_string_equal(error.file, destination);
+    mlxq_staging_close(&staging);
+  }
+}
+
+static void test_a_source_that_is_mounted_twice(void **state) {
+  const char *source = path_in(*state, "one/src"), *again = path_in(*state, "two/src");
+  mlxq_staging staging;
+  mlxq_error error;
+  make_folder(path_in(*state, "one"));
+  make_old(source);
+  make_folder(path_in(source, "sub"));
+  assert_int_equal(symlink("one", path_in(*state, "two")), 0);
+  links_are_mounts = true;
+  assert_refused(source, again, true);
+  assert_refused(source, path_in(again, "out"), true);
+  assert_refused(source, path_in(again, "sub/out"), true);
+  assert_refused(path_in(source, "sub"), again, true);
+  assert_refused(path_in(source, "model.safetensors"), path_in(again, "model.safetensors"), false);
+  /* A file that is read by the one path, and lies in what is replaced by the other. */
+  assert_int_equal(rmdir(path_in(source, "sub")), 0);
+  make_folder(path_in(*state, "links"));
+  assert_int_equal(mlxq_staging_check(&staging, path_in(*state, "links"), again, true, true, false, false, &error), 0);
+  assert_int_equal(mlxq_staging_check_file(&staging, path_in(source, "model.safetensors"), &error), MLXQ_USAGE);
+  assert_int_equal(mlxq_staging_check_file(&staging, path_in(*state, "links"), &error), MLXQ_OK);
+  mlxq_staging_close(&staging);
+  links_are_mounts = false;
 }
 
 static void test_replaced_in_two_steps(void **state) {
@@ -146,8 +192,9 @@ static void test_what_is_aside_is_left_alone(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      TEST(test_replaced_in_two_steps),        TEST(test_a_rename_that_fails_keeps_the_old),
-      TEST(test_an_old_checkpoint_comes_back), TEST(test_the_next_ones_work_is_left_alone),
+      TEST(test_a_source_that_is_mounted_twice), TEST(test_a_rename_that_fails_keeps_the_old),
+      TEST(test_replaced_in_two_steps),          TEST(test_a_rename_that_fails_keeps_the_old),
+      TEST(test_an_old_checkpoint_comes_back),   TEST(test_the_next_ones_work_is_left_alone),
       TEST(test_what_is_aside_is_left_alone),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
