@@ -348,7 +348,8 @@ static bool is_of_numbers(const mlxq_defect *defect) {
   return defect->status == MLXQ_NON_FINITE || strstr(defect->message, "scales are 0 beside");
 }
 
-/* What verify finds: defects of its numbers, and others. False: it could not be opened. */
+/* What verify finds: defects of its numbers, and others but for layers that the model never had. False: it could not be
+ * opened. */
 static bool look(const char *path, uint64_t *numbers, uint64_t *others) {
   mlxq_verify_options options = MLXQ_VERIFY_OPTIONS_INIT;
   mlxq_verification *found = NULL;
@@ -365,6 +366,7 @@ static bool look(const char *path, uint64_t *numbers, uint64_t *others) {
   for (size_t i = 0; i < found->defects_kept; i++) {
     const mlxq_defect *defect = &found->defects[i];
     require(defect->status != MLXQ_OK && defect->message && defect->message[0]);
+    if (strcmp(defect->key, "num_hidden_layers") == 0) continue;
     ++*(is_of_numbers(defect) ? numbers : others);
   }
   mlxq_verification_free(found);
@@ -506,7 +508,7 @@ static void check_result(const scenario *s, bool source_is_sound, bool again) {
   require(look(result, &numbers, &others));
   if (source_is_sound) require(others == 0);
   if (s->operation == QUANTIZE && s->origin == DENSE && s->sketch.finite && !s->sketch.bent) require(numbers == 0);
-  if (again) check_again(s);
+  if (again && numbers == 0) check_again(s); /* the sign of a NaN is the processor's */
   if (s->operation == QUANTIZE && !s->common.force && source_is_sound) check_against(s);
   if (s->operation != DEQUANTIZE && source_is_sound && !s->single_file) check_dequantizes(s);
 }

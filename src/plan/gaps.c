@@ -12,10 +12,12 @@ enum { FEWEST_LAYERS = 4, MOST_LAYERS_WITH_GAPS = 8 };
 typedef struct gaps {
   const mlxq_checkpoint *checkpoint;
   const mlxq_weights *tensors;
-  const mlxq_flaws *notes;
-  uint64_t layers;     /* num_hidden_layers */
-  unsigned char *kind; /* of each layer, of these: */
-  size_t judged;       /* layers that are PART or OTHER */
+  const mlxq_flaws *defects, *notes;
+  struct json_object *config; /* of the text model */
+  uint64_t layers;            /* num_hidden_layers */
+  uint64_t known;             /* layers that are looked at: no more than can have a tensor, and one */
+  unsigned char *kind;        /* of each of them, of these: */
+  size_t judged;              /* layers that are PART or OTHER */
   mlxq_text name;
 } gaps;
 
@@ -30,7 +32,7 @@ enum {
 static const char *const PREFIXES[] = {"model.layers.", "language_model.model.layers.", "model.language_model.layers.",
                                        "backbone.layers."};
 
-/* A name taken apart: prefix, number, rest. False where it is of no layer below num_hidden_layers. */
+/* A name taken apart: prefix, number, rest. False where it is of no layer that is looked at. */
 static bool split(const gaps *g, const char *name, size_t *prefix, uint64_t *number, const char **rest) {
   for (size_t i = 0; i < sizeof PREFIXES / sizeof *PREFIXES; i++) {
     *prefix = strlen(PREFIXES[i]);
@@ -40,7 +42,7 @@ static bool split(const gaps *g, const char *name, size_t *prefix, uint64_t *num
     if (length == 0 || length > 9 || digits[length] != '.' || (digits[0] == '0' && length > 1)) return false;
     *number = strtoull(digits, NULL, 10);
     *rest = digits + length;
-    return *number < g->layers;
+    return *number < g->known;
   }
   return false;
 }
@@ -73,6 +75,11 @@ static bool is_part(gaps *g, uint64_t layer) {
   return g->kind[layer] == PART;
 }
 
+static void tell(const mlxq_flaws *taker, mlxq_error *flaw, const char *file) {
+  mlxq_error_at_file(flaw, flaw->status, file);
+  taker->add(taker->user, flaw);
+}
+
 static mlxq_status tell_gap(gaps *g, const char *name, size_t prefix, uint64_t lacking, const char *rest,
                             mlxq_error *error) {
   size_t length;
@@ -84,8 +91,7 @@ static mlxq_status tell_gap(gaps *g, const char *name, size_t prefix, uint64_t l
   if (!layer) return mlxq_fail_memory(error);
   mlxq_fail(&note, MLXQ_MISSING_KEY, layer, g->name.data, "missing: all the other %llu layers have it",
             (unsigned long long)g->layers - 1);
-  mlxq_error_at_file(&note, note.status, g->checkpoint->path);
-  g->notes->add(g->notes->user, &note);
+  tell(g->notes, &note, g->checkpoint->path);
   free(layer);
   return MLXQ_OK;
 }
@@ -111,51 +117,99 @@ static mlxq_status search_layers(gaps *g, const char *name, mlxq_error *error) {
   return status == MLXQ_OK && g->name.failed ? mlxq_fail_memory(error) : status;
 }
 
-static void tell_absent(const gaps *g) {
-  uint64_t absent = 0, first = 0;
+/* Looks for the ends of a text model beside its layers; where one of them is there, and so the names are these, the
+ * other is missed. `*any` says whether one is. */
+static mlxq_status search_ends(gaps *g, const char *prefix, bool *any, mlxq_error *error) {
+  static const char *const ENDS[] = {"embed_tokens.weight", "norm.weight"};
+  const int length = (int)(strlen(prefix) - strlen("layers."));
+  const char *absent = NULL, *present = NULL;
   mlxq_error note;
-  for (uint64_t i = 0; i < g->layers; i++) {
-    if (g->kind[i] == ABSENT && absent++ == 0) first = i;
+  for (size_t i = 0; i < sizeof ENDS / sizeof *ENDS; i++) {
+    mlxq_text_set(&g->name, prefix, (size_t)length);
+    mlxq_text_puts(&g->name, ENDS[i]);
+    if (g->name.failed) return mlxq_fail_memory(error);
+    bool there = mlxq_weights_index(g->tensors, g->name.data, g->name.length) != SIZE_MAX;
+    *(there ? &present : &absent) = ENDS[i];
   }
-  if (absent == 0 || absent == g->layers) return;
-  mlxq_fail(&note, MLXQ_MISSING_KEY, NULL, "num_hidden_layers",
-            "is %llu, but %llu of these layers have no tensors; the first is %llu", (unsigned long long)g->layers,
-            (unsigned long long)absent, (unsigned long long)first);
-  mlxq_error_at_file(&note, note.status, g->checkpoint->config_path);
-  g->notes->add(g->notes->user, &note);
+  if (!present) return MLXQ_OK;
+  *any = true;
+  if (!absent) return MLXQ_OK;
+  mlxq_text_set(&g->name, prefix, (size_t)length);
+  mlxq_text_puts(&g->name, absent);
+  if (g->name.failed) return mlxq_fail_memory(error);
+  mlxq_fail(&note, MLXQ_MISSING_KEY, NULL, g->name.data, "missing, although %.*s%s is there", length, prefix, present);
+  tell(g->notes, &note, g->checkpoint->path);
+  return MLXQ_OK;
+}
+
+static mlxq_status search_all_ends(gaps *g, bool *any, mlxq_error *error) {
+  mlxq_status status = MLXQ_OK;
+  for (size_t i = 0; status == MLXQ_OK && i < sizeof PREFIXES / sizeof *PREFIXES; i++) {
+    status = search_ends(g, PREFIXES[i], any, error);
+  }
+  return status;
+}
+
+/* Layers without tensors. Where all are, they may have other names, unless the model's ends have those known. Some
+ * models have layers that do nothing: their `block_configs` say which. */
+static void tell_absent(const gaps *g, bool has_ends) {
+  uint64_t absent = g->layers - g->known, first = g->known;
+  mlxq_error flaw;
+  for (uint64_t i = g->known; i > 0; i--) {
+    if (g->kind[i - 1] != ABSENT) continue;
+    absent++;
+    first = i - 1;
+  }
+  bool has_other_names = absent == g->layers && !has_ends && g->tensors->count > 0;
+  if (absent == 0 || has_other_names) return;
+  mlxq_fail(&flaw, MLXQ_MISSING_KEY, NULL, "num_hidden_layers", "is %llu, but layer %llu has no tensors%s",
+            (unsigned long long)g->layers, (unsigned long long)first,
+            absent > 1 ? ", and others have none either" : "");
+  bool may_be = json_object_object_get_ex(g->config, "block_configs", NULL);
+  tell(may_be ? g->notes : g->defects, &flaw, g->checkpoint->config_path);
 }
 
 static bool find_layer_count(gaps *g) {
-  struct json_object *config = g->checkpoint->config, *inner = NULL, *count = NULL;
-  if (json_object_object_get_ex(config, "text_config", &inner) && json_object_is_type(inner, json_type_object)) {
-    config = inner;
+  struct json_object *inner = NULL, *count = NULL;
+  g->config = g->checkpoint->config;
+  if (json_object_object_get_ex(g->config, "text_config", &inner) && json_object_is_type(inner, json_type_object)) {
+    g->config = inner;
   }
-  if (!json_object_object_get_ex(config, "num_hidden_layers", &count) || !json_object_is_type(count, json_type_int)) {
+  if (!json_object_object_get_ex(g->config, "num_hidden_layers", &count) ||
+      !json_object_is_type(count, json_type_int) || json_object_get_int64(count) <= 0) {
     return false;
   }
-  int64_t layers = json_object_get_int64(count);
-  /* Each layer has a tensor, so that the count does not tell how long this takes. */
-  if (layers < FEWEST_LAYERS || (uint64_t)layers > g->tensors->count) return false;
-  g->layers = (uint64_t)layers;
+  g->layers = (uint64_t)json_object_get_int64(count);
+  g->known = g->layers <= g->tensors->count ? g->layers : g->tensors->count + 1;
   return true;
 }
 
-mlxq_status mlxq_find_gaps(const mlxq_checkpoint *checkpoint, const mlxq_flaws *notes, mlxq_error *error) {
-  gaps g = {.checkpoint = checkpoint, .tensors = checkpoint->tensors, .notes = notes};
+/* What one layer lacks and all the others have. */
+static mlxq_status search_all_layers(gaps *g, mlxq_error *error) {
   mlxq_status status = MLXQ_OK;
+  if (g->layers < FEWEST_LAYERS || g->known < g->layers) return MLXQ_OK;
+  for (size_t i = 0; status == MLXQ_OK && i < g->tensors->count; i++) {
+    status = search_layers(g, g->tensors->entries[i].tensor.name, error);
+  }
+  return status;
+}
+
+mlxq_status mlxq_find_gaps(const mlxq_checkpoint *checkpoint, const mlxq_flaws *defects, const mlxq_flaws *notes,
+                           mlxq_error *error) {
+  gaps g = {.checkpoint = checkpoint, .tensors = checkpoint->tensors, .defects = defects, .notes = notes};
   size_t prefix;
   uint64_t number;
   const char *rest;
+  bool has_ends = false;
   if (!checkpoint->config || !find_layer_count(&g)) return MLXQ_OK;
-  g.kind = mlxq_calloc((size_t)g.layers, 1);
+  g.kind = mlxq_calloc((size_t)g.known, 1);
   if (!g.kind) return mlxq_fail_memory(error);
   for (size_t i = 0; i < g.tensors->count; i++) {
     if (split(&g, g.tensors->entries[i].tensor.name, &prefix, &number, &rest)) g.kind[number] = PRESENT;
   }
-  tell_absent(&g);
-  for (size_t i = 0; status == MLXQ_OK && i < g.tensors->count; i++) {
-    status = search_layers(&g, g.tensors->entries[i].tensor.name, error);
-  }
+  mlxq_status status = search_all_ends(&g, &has_ends, error);
+  if (status == MLXQ_OK) tell_absent(&g, has_ends);
+  if (status == MLXQ_OK) status = search_all_layers(&g, error);
   mlxq_text_free(&g.name);
   free(g.kind);
   return status;

@@ -353,7 +353,7 @@ mlxq_status mlxq_structure_survey(mlxq_structure *structure, const mlxq_flaws *d
   check_schemes(&s);
   status = check_entries(&s);
   if (status == MLXQ_OK) status = walk(&s);
-  if (status == MLXQ_OK && structure->complete) status = mlxq_find_gaps(checkpoint, notes, error);
+  if (status == MLXQ_OK && structure->complete) status = mlxq_find_gaps(checkpoint, defects, notes, error);
   return status;
 }
 

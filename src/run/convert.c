@@ -119,7 +119,7 @@ static mlxq_status check_complete(const conversion *work, mlxq_error *error) {
     status = MLXQ_OK;
   }
   if (status != MLXQ_OK && error) *error = reason;
-  return status == MLXQ_OK ? mlxq_find_gaps(work->checkpoint, &warnings, error) : status;
+  return status == MLXQ_OK ? mlxq_find_gaps(work->checkpoint, &warnings, &warnings, error) : status;
 }
 
 static mlxq_status open_source(conversion *work, const char *source, mlxq_error *error) {

@@ -243,8 +243,8 @@ static mlxq_status verify(void *user, mlxq_error *error) {
     assert_null(report);
     return status;
   }
-  assert_int_equal(report->defects_found, 11);
-  assert_int_equal(report->defects_kept, 11);
+  assert_int_equal(report->defects_found, 12);
+  assert_int_equal(report->defects_kept, 12);
   assert_int_equal(report->notes_found, 3);
   assert_string_equal(report->comparison->worst_layer, "model.norm");
   mlxq_verification_free(report);
