@@ -366,7 +366,7 @@ static bool look(const char *path, uint64_t *numbers, uint64_t *others) {
   for (size_t i = 0; i < found->defects_kept; i++) {
     const mlxq_defect *defect = &found->defects[i];
     require(defect->status != MLXQ_OK && defect->message && defect->message[0]);
-    if (strcmp(defect->key, "num_hidden_layers") == 0) continue;
+    if (defect->key && strcmp(defect->key, "num_hidden_layers") == 0) continue;
     ++*(is_of_numbers(defect) ? numbers : others);
   }
   mlxq_verification_free(found);

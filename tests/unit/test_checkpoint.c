@@ -1017,6 +1017,41 @@ static void test_cancelling_at_every_poll(void **state) {
   assert_in_range(most, 2 + 4, 100);
 }
 
+/* So can looking for what is missing: numbered shards, and what an index names. */
+static void test_cancelling_the_search_for_what_is_missing(void **state) {
+  enum { ABSENT = 5, NAMES = 5000 };
+  const char *source = make_checkpoint(*state, "{}");
+  mlxq_verify_options verify = MLXQ_VERIFY_OPTIONS_INIT;
+  mlxq_verification *report = NULL;
+  late_cancel cancel = {0};
+  mlxq_text index = {0};
+  verify.cancelled = cancel_late;
+  verify.user = &cancel;
+  verify.threads = 1;
+  assert_int_equal(rename(path_in(source, "model.safetensors"), path_in(source, "model-00006-of-00006.safetensors")),
+                   0);
+  mlxq_text_puts(&index, "{\"weight_map\": {");
+  for (int i = 0; i < NAMES; i++) mlxq_text_printf(&index, "%s\"x%d\": \"gone.safetensors\"", i ? ", " : "", i);
+  mlxq_text_puts(&index, "}}");
+  int polls[2];
+  for (int with_index = 0; with_index < 2; with_index++) {
+    if (with_index) write_text(path_in(source, "model.safetensors.index.json"), index.data);
+    for (int at = 0;; at++) {
+      cancel = (late_cancel){.at = at};
+      mlxq_status status = mlxq_verify(&report, source, &verify, NULL);
+      polls[with_index] = at;
+      if (status == MLXQ_OK) break;
+      assert_int_equal(status, MLXQ_CANCELLED);
+    }
+    assert_int_equal(report->defects_found,
+                     ABSENT + (with_index ? 3 : 0)); /* gone.safetensors; a and b are not in it */
+    mlxq_verification_free(report);
+  }
+  assert_in_range(polls[0], 1 + ABSENT, 50);
+  assert_in_range(polls[1] - polls[0], NAMES / 1024, 50);
+  mlxq_text_free(&index);
+}
+
 static void test_a_bad_weight_is_told_with_its_place(void **state) {
   const char *source = make_model(*state, "{\"model_type\": \"llama\"}"), *shard = path_in(source, "model.safetensors");
   mlxq_quantize_options options = MLXQ_QUANTIZE_OPTIONS_INIT;
@@ -1111,6 +1146,7 @@ int main(void) {
       TEST(test_the_source_survives),
       TEST(test_runs_that_fail_leave_nothing),
       TEST(test_cancelling_at_every_poll),
+      TEST(test_cancelling_the_search_for_what_is_missing),
       TEST(test_a_bad_weight_is_told_with_its_place),
       TEST(test_single_files),
       TEST(test_a_tensor_without_a_layer),

@@ -303,6 +303,60 @@ static void test_reads_several_files_into_one_map(void **state) {
   mlxq_weights_free(map);
 }
 
+/* ---- Numbers that may be something else ------------------------------------------------------------------------- */
+
+static void test_values_that_may_be_integers(void **state) {
+  (void)state;
+  static const struct {
+    const char *text;
+    mlxq_status status;
+    bool is_uint;
+    uint64_t value;
+  } CASES[] = {
+      {"0", MLXQ_OK, true, 0},
+      {" 17", MLXQ_OK, true, 17},
+      {"9223372036854775807", MLXQ_OK, true, INT64_MAX},
+      {"9223372036854775808", MLXQ_OK, false, 0},
+      {"99999999999999999999999999", MLXQ_OK, false, 0},
+      {"0.0", MLXQ_OK, false, 0},
+      {"17.5", MLXQ_OK, false, 0},
+      {"17e1", MLXQ_OK, false, 0},
+      {"0E0", MLXQ_OK, false, 0},
+      {"-0", MLXQ_OK, false, 0},
+      {"-17", MLXQ_OK, false, 0},
+      {"null", MLXQ_OK, false, 0},
+      {"\"17\"", MLXQ_OK, false, 0},
+      {"[17]", MLXQ_OK, false, 0},
+      {"{\"a\": 17}", MLXQ_OK, false, 0},
+      {"Infinity", MLXQ_OK, false, 0},
+      {"[[17]]", MLXQ_PARSE, false, 0}, /* nests too deeply */
+      {"017", MLXQ_PARSE, false, 0},
+      {"17x", MLXQ_PARSE, false, 0},
+      {"17.", MLXQ_PARSE, false, 0},
+      {"17e", MLXQ_PARSE, false, 0},
+      {"+17", MLXQ_PARSE, false, 0},
+      {"", MLXQ_PARSE, false, 0},
+  };
+  for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
+    static mlxq_json_stream json;
+    mlxq_error error;
+    bool is_uint = false;
+    uint64_t value = 0, length = strlen(CASES[i].text);
+    int fd = open_scratch();
+    put_bytes(fd, CASES[i].text, length, 0);
+    mlxq_json_start(&json, fd, 0, length, PATH, &error);
+    json.is_document = true;
+    bool read = mlxq_json_skip_uint(&json, 1, &is_uint, &value) && mlxq_json_end(&json);
+    close(fd);
+    if (json.status != CASES[i].status || read != (json.status == MLXQ_OK)) {
+      fail_msg("'%s': %s", CASES[i].text, mlxq_status_name(json.status));
+    }
+    if (read && (is_uint != CASES[i].is_uint || (is_uint && value != CASES[i].value))) {
+      fail_msg("'%s': %s %" PRIu64, CASES[i].text, is_uint ? "the integer" : "no integer", value);
+    }
+  }
+}
+
 /* ---- What is refused ------------------------------------------------------------------------------------------- */
 
 typedef struct refusal {
@@ -841,6 +895,7 @@ static void test_refuses_to_write_too_much(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_values_that_may_be_integers),
       cmocka_unit_test(test_reads_no_tensors),
       cmocka_unit_test(test_reads_any_field_order),
       cmocka_unit_test(test_reads_scalars_and_empty_tensors),
