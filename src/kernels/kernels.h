@@ -44,7 +44,8 @@ typedef struct mlxq_kernel_args {
 typedef size_t (*mlxq_quantize_fn)(const mlxq_kernel_args *args, const void *dense, void *packed, void *scales,
                                    void *biases);
 
-/* The inverse. `scales` and `biases` of affine are of `dtype`. */
+/* The inverse. `scales` and `biases` of affine are of `dtype`. Of a group whose scale or bias is not finite every NaN is
+ * 0x7FC00000 rounded to dtype. */
 typedef void (*mlxq_dequantize_fn)(const mlxq_kernel_args *args, const void *packed, const void *scales,
                                    const void *biases, void *dense);
 
@@ -64,7 +65,7 @@ typedef struct mlxq_block_args {
 } mlxq_block_args;
 
 /* BF16(value * scale) for each element, the product in float32 (docs/formats.md). `scales` are those of the whole
- * matrix. */
+ * matrix; where one is not finite every NaN is 0x7FC0. */
 typedef void (*mlxq_fp8_fn)(const mlxq_block_args *args, const uint8_t *codes, const float *scales, void *dense);
 
 /* Repacks AutoAWQ GEMM codes: `rows` (inputs, a multiple of 8) x `words` words of 8 outputs each become MLX's packed

@@ -19,7 +19,7 @@ INLINE void transpose_words(vector v[LANES]);
 /* Two rows of elements of two bytes: those of `even` as the lower halves of words, those of `odd` as the upper. */
 INLINE vector join_rows(const uint8_t *even, const uint8_t *odd);
 
-/* BF16(value * scale) for SCALED codes of E4M3, NaNs among them; the scale is none. */
+/* BF16(value * scale) for SCALED codes of E4M3, NaNs among them; the scale is finite. */
 enum { SCALED = 2 * LANES };
 INLINE void scale_codes(const uint8_t *codes, float scale, uint16_t *result);
 
@@ -119,13 +119,17 @@ INLINE bool repack(const uint32_t *stored, size_t rows, size_t words, uint32_t *
 
 /* Columns that share a scale. */
 INLINE void scale_run(const uint8_t *codes, size_t count, float scale, uint16_t *result) {
-  if (count >= SCALED && !isnan(scale)) {
+  const bool is_finite = mlxq_f32_is_finite(scale);
+  if (count >= SCALED && is_finite) {
     for (size_t i = 0; i < count; i += SCALED) {
       const size_t at = smaller(i, count - SCALED);
       scale_codes(codes + at, scale, result + at);
     }
   } else {
-    for (size_t i = 0; i < count; i++) result[i] = mlxq_f32_to_bf16(mlxq_e4m3_to_f32(codes[i]) * scale);
+    for (size_t i = 0; i < count; i++) {
+      float value = mlxq_e4m3_to_f32(codes[i]) * scale;
+      result[i] = mlxq_f32_to_bf16(is_finite ? value : mlxq_one_nan(value));
+    }
   }
 }
 

@@ -124,8 +124,8 @@ static void read_old(mlxq_journal *journal, const mlxq_journal_request *request,
   char *text = NULL;
   size_t length = 0;
   if (!is_regular(journal->path)) return;
-  journal->stale = true;
-  if (!request->reuse) return;
+  journal->stale = !request->reuse;
+  if (journal->stale) return;
   if (mlxq_file_read_text(&text, &length, journal->path, (size_t)full_length(journal), NULL) != MLXQ_OK) return;
   journal->stale = !parse(lines, journal->plan->file_count, request->key, text, length);
   free(text);

@@ -82,16 +82,6 @@ void add_random(mlxq_weights *weights, const char *name, mlxq_dtype dtype, uint3
   free(data);
 }
 
-/* A NaN's sign is no part of what kernels promise. 0x7F and 0xFF are NaN in E4M3; of E8M0 255 is, and with 143 and more
- * float16 has infinities, of which a code 0 makes a NaN. */
-static void make_scales_finite(const mlxq_weights *weights, const char *name, mlxq_mode mode) {
-  unsigned char *scales = bytes_of(weights, name);
-  for (uint64_t i = 0; i < mlxq_weights_find(weights, name)->bytes; i++) {
-    bool is_nan = mode == MLXQ_NVFP4 ? (scales[i] & 0x7F) == 0x7F : scales[i] >= 143;
-    if (is_nan) scales[i] ^= 0x80 | 1;
-  }
-}
-
 void add_triple(mlxq_weights *weights, const char *layer, const mlxq_scheme *scheme, uint32_t rank,
                 const uint64_t *dense) {
   char name[256];
@@ -104,7 +94,6 @@ void add_triple(mlxq_weights *weights, const char *layer, const mlxq_scheme *sch
   shape[rank - 1] = dense[rank - 1] / (uint64_t)scheme->group_size;
   snprintf(name, sizeof name, "%s.scales", layer);
   add_random(weights, name, affine ? MLXQ_BF16 : MLXQ_U8, rank, shape);
-  if (!affine) make_scales_finite(weights, name, scheme->mode);
   snprintf(name, sizeof name, "%s.biases", layer);
   if (affine) add_random(weights, name, MLXQ_BF16, rank, shape);
 }

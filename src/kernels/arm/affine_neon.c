@@ -134,17 +134,25 @@ INLINE void dequantize(unsigned bits, bool gpu, mlxq_dtype dtype, mlxq_dequantiz
                        const uint8_t *packed, const uint8_t *scales, const uint8_t *biases, uint8_t *dense) {
   const size_t size = args->group_size, groups = args->groups, width = dtype_bytes(dtype);
   const size_t packed_bytes = size / 8 * bits, dense_bytes = size * width;
+  mlxq_kernel_args rest = *args;
   size_t group = 0;
   for (; group + BLOCK <= groups; group += BLOCK) {
     float s[BLOCK], b[BLOCK];
-    store8(MLXQ_F32, (uint8_t *)s, load8(dtype, scales + group * width));
-    store8(MLXQ_F32, (uint8_t *)b, load8(dtype, biases + group * width));
+    float32x4x2_t block_scales = load8(dtype, scales + group * width);
+    float32x4x2_t block_biases = load8(dtype, biases + group * width);
+    if (!are_finite8(block_scales) || !are_finite8(block_biases)) {
+      rest.groups = BLOCK;
+      ref(&rest, packed + group * packed_bytes, scales + group * width, biases + group * width,
+          dense + group * dense_bytes);
+      continue;
+    }
+    store8(MLXQ_F32, (uint8_t *)s, block_scales);
+    store8(MLXQ_F32, (uint8_t *)b, block_biases);
     for (size_t i = 0; i < BLOCK; i++) {
       decode_group(bits, gpu, dtype, size, packed + (group + i) * packed_bytes, dense + (group + i) * dense_bytes,
                    vdupq_n_f32(s[i]), vdupq_n_f32(b[i]));
     }
   }
-  mlxq_kernel_args rest = *args;
   rest.groups = groups - group;
   if (rest.groups > 0) {
     ref(&rest, packed + group * packed_bytes, scales + group * width, biases + group * width,

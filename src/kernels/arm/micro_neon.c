@@ -218,12 +218,11 @@ INLINE bool has_nan(micro_format format, uint8x16x2_t codes) {
 }
 
 /* The factors of eight groups. */
-INLINE void load_scales(micro_format format, bool gpu, mlxq_dtype dtype, const uint8_t *scales, float *factors) {
+INLINE float32x4x2_t load_scales(micro_format format, bool gpu, mlxq_dtype dtype, const uint8_t *scales) {
   uint16x8_t bytes = vmovl_u8(vld1_u8(scales));
   float32x4_t low = decode_scales(format.e8m0, vmovl_u16(vget_low_u16(bytes)));
   float32x4_t high = decode_scales(format.e8m0, vmovl_high_u16(bytes));
-  vst1q_f32(factors, gpu ? low : round4(dtype, low));
-  vst1q_f32(factors + 4, gpu ? high : round4(dtype, high));
+  return gpu ? (float32x4x2_t){{low, high}} : (float32x4x2_t){{round4(dtype, low), round4(dtype, high)}};
 }
 
 INLINE void dequantize(micro_format format, bool gpu, mlxq_dtype dtype, mlxq_dequantize_fn ref,
@@ -234,7 +233,13 @@ INLINE void dequantize(micro_format format, bool gpu, mlxq_dtype dtype, mlxq_deq
   size_t group = 0;
   for (; group + BLOCK <= groups; group += BLOCK) {
     float factors[BLOCK];
-    load_scales(format, gpu, dtype, scales + group, factors);
+    float32x4x2_t decoded = load_scales(format, gpu, dtype, scales + group);
+    if (!are_finite8(decoded)) {
+      rest.groups = BLOCK;
+      ref(&rest, packed + group * packed_bytes, scales + group, NULL, dense + group * dense_bytes);
+      continue;
+    }
+    store8(MLXQ_F32, (uint8_t *)factors, decoded);
     for (size_t i = 0; i < BLOCK; i += chunk_groups) {
       const uint8_t *from = packed + (group + i) * packed_bytes;
       uint8_t *to = dense + (group + i) * dense_bytes;

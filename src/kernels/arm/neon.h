@@ -45,6 +45,14 @@ INLINE float32x4x2_t load8(mlxq_dtype dtype, const uint8_t *p) {
   return widen8(dtype, load_half8(p));
 }
 
+/* Eight numbers of which none is a NaN or an infinity. */
+INLINE bool are_finite8(float32x4x2_t x) {
+  const uint32x4_t magnitude = vdupq_n_u32(0x7FFFFFFF);
+  uint32x4_t low = vandq_u32(vreinterpretq_u32_f32(x.val[0]), magnitude);
+  uint32x4_t high = vandq_u32(vreinterpretq_u32_f32(x.val[1]), magnitude);
+  return vmaxvq_u32(vmaxq_u32(low, high)) < 0x7F800000;
+}
+
 INLINE float32x4x4_t load16(mlxq_dtype dtype, const uint8_t *p) {
   float32x4x2_t low = load8(dtype, p), high = load8(dtype, p + 8 * dtype_bytes(dtype));
   return (float32x4x4_t){{low.val[0], low.val[1], high.val[0], high.val[1]}};

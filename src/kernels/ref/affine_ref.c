@@ -80,6 +80,9 @@ static void dequantize(unsigned bits, const mlxq_kernel_args *args, const uint8_
     } else {
       for (size_t i = 0; i < size; i++) w[i] = fmaf((float)codes[i], scale, bias);
     }
+    if (!mlxq_f32_is_finite(scale) || !mlxq_f32_is_finite(bias)) {
+      for (size_t i = 0; i < size; i++) w[i] = mlxq_one_nan(w[i]);
+    }
     mlxq_ref_store(args->dtype, dense, group * size, w, size);
   }
 }

@@ -38,6 +38,15 @@ static inline uint32_t mlxq_f32_magnitude(float x) {
   return mlxq_f32_bits(x) & 0x7FFFFFFFu;
 }
 
+static inline int mlxq_f32_is_finite(float x) {
+  return mlxq_f32_magnitude(x) < 0x7F800000u;
+}
+
+/* One NaN for all: which sign and payload arithmetic gives a NaN is up to the processor and the compiler. */
+static inline float mlxq_one_nan(float x) {
+  return mlxq_f32_from_bits(mlxq_pick(mlxq_f32_magnitude(x) > 0x7F800000u, 0x7FC00000u, mlxq_f32_bits(x)));
+}
+
 static inline float mlxq_bf16_to_f32(uint16_t h) {
   return mlxq_f32_from_bits((uint32_t)h << 16);
 }

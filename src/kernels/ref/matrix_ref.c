@@ -38,8 +38,9 @@ void mlxq_fp8_ref(const mlxq_block_args *args, const uint8_t *codes, const float
       size_t end = (block + 1) * args->block_columns - (size_t)args->first_column;
       if (end > args->columns) end = args->columns;
       for (; column < end; column++) {
-        result[row * args->columns + column] =
-            mlxq_f32_to_bf16(values[codes[row * args->columns + column]] * row_scales[block]);
+        float value = values[codes[row * args->columns + column]] * row_scales[block];
+        if (!mlxq_f32_is_finite(row_scales[block])) value = mlxq_one_nan(value);
+        result[row * args->columns + column] = mlxq_f32_to_bf16(value);
       }
     }
   }

@@ -142,6 +142,9 @@ static void dequantize(const micro_format *format, const mlxq_kernel_args *args,
     } else {
       for (size_t i = 0; i < size; i++) w[i] = E2M1[codes[i]] * scale;
     }
+    if (!mlxq_f32_is_finite(scale)) {
+      for (size_t i = 0; i < size; i++) w[i] = mlxq_one_nan(w[i]);
+    }
     mlxq_ref_store(args->dtype, dense, group * size, w, size);
   }
 }

@@ -202,17 +202,24 @@ INLINE void dequantize(unsigned bits, bool gpu, mlxq_dtype dtype, mlxq_dequantiz
                        const uint8_t *packed, const uint8_t *scales, const uint8_t *biases, uint8_t *dense) {
   const size_t size = args->group_size, groups = args->groups, width = dtype_bytes(dtype);
   const size_t packed_bytes = size / 8 * bits, dense_bytes = size * width;
+  mlxq_kernel_args last = *args;
   size_t group = 0;
   for (; group + BLOCK <= groups; group += BLOCK) {
     float s[BLOCK], b[BLOCK];
-    _mm512_storeu_ps(s, load16(dtype, scales + group * width));
-    _mm512_storeu_ps(b, load16(dtype, biases + group * width));
+    __m512 block_scales = load16(dtype, scales + group * width), block_biases = load16(dtype, biases + group * width);
+    if (!are_finite16(block_scales) || !are_finite16(block_biases)) {
+      last.groups = BLOCK;
+      rest(&last, packed + group * packed_bytes, scales + group * width, biases + group * width,
+           dense + group * dense_bytes);
+      continue;
+    }
+    _mm512_storeu_ps(s, block_scales);
+    _mm512_storeu_ps(b, block_biases);
     for (size_t i = 0; i < BLOCK; i++) {
       decode_group(bits, gpu, dtype, size, packed + (group + i) * packed_bytes, dense + (group + i) * dense_bytes,
                    _mm512_set1_ps(s[i]), _mm512_set1_ps(b[i]));
     }
   }
-  mlxq_kernel_args last = *args;
   last.groups = groups - group;
   if (last.groups > 0) {
     rest(&last, packed + group * packed_bytes, scales + group * width, biases + group * width,

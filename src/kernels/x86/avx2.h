@@ -36,6 +36,13 @@ INLINE __m256 load8(mlxq_dtype dtype, const uint8_t *p) {
   return widen8(dtype, _mm_loadu_si128((const __m128i *)(const void *)p));
 }
 
+/* Eight numbers of which none is a NaN or an infinity. */
+INLINE bool are_finite8(__m256 x) {
+  const __m256i exponent = _mm256_set1_epi32(0x7F800000);
+  __m256i is_special = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_castps_si256(x), exponent), exponent);
+  return _mm256_testz_si256(is_special, is_special) != 0;
+}
+
 /* Float32 bits with those of the nearest bfloat16 in the upper half and others below. A NaN stays one if its lower half
  * is 0, as that of every NaN is that comes from a bfloat16 or a constant. */
 INLINE __m256i bf16_sum(__m256 x) {

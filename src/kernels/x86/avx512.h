@@ -58,6 +58,12 @@ INLINE __m512 load16(mlxq_dtype dtype, const uint8_t *p) {
   return widen16(dtype, load256(p));
 }
 
+/* Sixteen numbers of which none is a NaN or an infinity. */
+INLINE bool are_finite16(__m512 x) {
+  enum { QUIET_NAN = 0x01, INFINITE = 0x08, MINUS_INFINITE = 0x10, SIGNALING_NAN = 0x80 };
+  return _mm512_fpclass_ps_mask(x, QUIET_NAN | INFINITE | MINUS_INFINITE | SIGNALING_NAN) == 0;
+}
+
 INLINE pair load_pair(mlxq_dtype dtype, const uint8_t *p) {
   if (dtype == MLXQ_BF16) {
     __m512i x = load512(p);

@@ -247,7 +247,13 @@ INLINE void dequantize(micro_format format, bool gpu, mlxq_dtype dtype, mlxq_deq
     uint64_t bytes;
     memcpy(&bytes, scales + group, sizeof bytes);
     __m256 s = decode_scales(format.e8m0, _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((int64_t)bytes)));
-    _mm256_storeu_ps(decoded, gpu ? s : round8(dtype, s));
+    if (!gpu) s = round8(dtype, s);
+    if (!are_finite8(s)) {
+      rest.groups = BLOCK;
+      ref(&rest, packed + group * packed_bytes, scales + group, NULL, dense + group * dense_bytes);
+      continue;
+    }
+    _mm256_storeu_ps(decoded, s);
     for (size_t i = 0; i < BLOCK; i += chunk_groups) {
       const uint8_t *from = packed + (group + i) * packed_bytes;
       uint8_t *to = dense + (group + i) * dense_bytes;

@@ -341,7 +341,13 @@ INLINE void dequantize(micro_format format, bool gpu, mlxq_dtype dtype, mlxq_deq
     float decoded[BLOCK];
     __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)(scales + group));
     __m512 s = decode_scales(format.e8m0, _mm512_cvtepu8_epi32(bytes));
-    _mm512_storeu_ps(decoded, gpu ? s : round16(dtype, s));
+    if (!gpu) s = round16(dtype, s);
+    if (!are_finite16(s)) {
+      last.groups = BLOCK;
+      rest(&last, packed + group * packed_bytes, scales + group, NULL, dense + group * dense_bytes);
+      continue;
+    }
+    _mm512_storeu_ps(decoded, s);
     for (size_t i = 0; i < BLOCK; i += chunk_groups) {
       const uint8_t *from = packed + (group + i) * packed_bytes;
       uint8_t *to = dense + (group + i) * dense_bytes;
