@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fails every system call, allocation and thread of a conversion in turn, and kills it at every write.
+"""Fails every system call, allocation and thread of a command in turn, and kills conversions at every write.
 
     run.py --mlxq MLXQ --shim SHIM --examples FOLDER [--disk FOLDER]
            [--every K] [--only SCENARIO] [--jobs N]
@@ -8,13 +8,15 @@ A clean run is counted (shim.c); then, for every call of every group, the comman
 cut short, or being the process's last. After each:
 
 - the exit status is 1 and the error names the very file that the call was on, or what failed did not matter and the
-  result is the clean one;
+  result is the clean one. The result of a command that only reads is its report; verify's may list what failed as its
+  one defect, and is then held to what an error is. What such a command cannot read always matters;
 - DST is absent (or what it was) or whole, byte for byte the clean result; SRC is untouched;
 - nothing is left beside DST, unless the process was killed or could not remove it; then it is the one hidden sibling,
-  and a rerun succeeds with the same bytes and leaves nothing;
+  and a rerun succeeds with the same bytes and leaves nothing; a command that only reads leaves nothing at all;
 - no descriptor and no allocation is lost.
 
-All this is in memory (/dev/shm), where nothing is reserved; what is reserved on a disk is swept in --disk.
+All is done with one thread, and what workers do again with several; which call is the n-th then varies. It is done in
+memory (/dev/shm), where nothing is reserved; what is reserved on a disk is swept in --disk.
 --every K takes every K-th call only, another one of them in each sweep.
 """
 import argparse
@@ -33,14 +35,16 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-# What is done to which calls: the rows of the table in docs/reliability.md. EINTR and short transfers must not matter.
-HARMLESS = ("short", errno.EINTR)
+# What is done to which calls: the rows of the table in docs/reliability.md. Some of both must not matter.
+HARMLESS_ACTIONS = ("short", errno.EINTR)
+HARMLESS_GROUPS = ("hint", "thread")
 GROUPS = {
     "open": ("open", (errno.EINTR, errno.EIO, errno.EMFILE, "kill")),
     "close": ("close", (errno.EIO,)),
     "read": ("pread", (errno.EINTR, errno.EIO, "short")),
     "write": ("pwrite", (errno.EINTR, errno.EIO, errno.ENOSPC, "kill", "short")),
     "sync": ("fsync, of files and folders", (errno.EINTR, errno.EIO, "kill")),
+    "hint": ("sync_file_range", (errno.EIO,)),
     "truncate": ("ftruncate", (errno.EINTR, errno.EIO, errno.ENOSPC, "kill")),
     "allocate": (
         "fallocate, on a disk",
@@ -50,12 +54,14 @@ GROUPS = {
     "rename": ("rename, renameat2", (errno.EINVAL, errno.EIO, "kill")),
     "folder": ("mkdir, flock, opendir, readdir", (errno.EIO, "kill")),
     "stat": ("stat, lstat, fstat, fstatat, realpath", (errno.EIO,)),
-    "access": ("access", (errno.EIO,)),
+    "chmod": ("chmod", (errno.EIO, "kill")),
     "remove": ("remove, nftw", (errno.EIO, "kill")),
     "memory": ("malloc, calloc, realloc, aligned_alloc", (errno.ENOMEM,)),
     "thread": ("pthread_create", (errno.EAGAIN,)),
 }
 ON_DISK = ("allocate",)
+WITH_THREADS = ("open", "close", "read", "write", "sync", "memory", "thread")
+THREADS = 4
 
 
 def label_of(action):
@@ -112,12 +118,20 @@ def fingerprint(path):
 
 
 class Scenario:
-    """A command, with places of its own in each folder it runs in."""
+    """A command, with places of its own in each folder it runs in. One that only reads has no destination."""
 
     def __init__(self, name, source, arguments, destination="out", old=None, partial=None):
         self.name, self.source, self.arguments = name, source, arguments
+        self.inputs = [source, *(path for path in arguments if isinstance(path, Path))]
         self.destination, self.old, self.partial = destination, old, partial
         self.old_print = fingerprint(old) if old else None
+
+    def has_workers(self):
+        return self.arguments[0] != "inspect"
+
+    def left_in(self, folder):
+        """What is in its folder, but for the destination."""
+        return [name for name in os.listdir(folder) if name != self.destination]
 
     def prepare(self, folder):
         folder.mkdir()
@@ -127,7 +141,7 @@ class Scenario:
             shutil.copytree(self.partial, folder / f".{self.destination}.mlxq-partial")
 
     def run(self, tools, folder, threads, fault=None):
-        """Runs it; returns exit status, error text, and what the shim noted and the report told."""
+        """Runs it; returns exit status, error text, and what the shim noted and the output told."""
         report = folder.with_suffix(".report")
         report.unlink(missing_ok=True)
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("FAULT_", "LD_", "MLXQ_"))}
@@ -135,38 +149,44 @@ class Scenario:
         if fault:
             group, at, action = fault
             environment |= {"FAULT_GROUP": group, "FAULT_AT": str(at), "FAULT_ACTION": str(action)}
-        command = [tools.mlxq, self.arguments[0], str(self.source), self.destination, *self.arguments[1:]]
-        command += ["--quiet", "--json", "--threads", str(threads)]
+        command = [tools.mlxq, self.arguments[0], self.source, *filter(None, [self.destination]), *self.arguments[1:]]
+        command += ["--quiet", "--json"]
+        if self.has_workers():
+            command += ["--threads", str(threads)]
         done = subprocess.run(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True)
         notes = {}
         for line in report.read_text().splitlines() if report.exists() else []:
             key, _, value = line.partition(" ")
             notes[key] = value
-        error = done.stderr.decode()
-        if done.returncode == 0:
-            report = json.loads(done.stdout)
-            notes |= {"resumed": report["resumed_bytes"], "total": report["total_bytes"]}
-        elif error.startswith("{"):
-            told = json.loads(error)["error"]
-            notes["file"] = told["file"]
-            error = f"mlxq: {told['file']}: {told['message']}\n" if told["file"] else f"mlxq: {told['message']}\n"
+        error, output = done.stderr.decode(), json.loads(done.stdout) if done.stdout else None
+        flaws = [json.loads(error)["error"]] if error.startswith("{") else []
+        if self.destination:
+            notes["result"] = fingerprint(folder / self.destination)
+            notes |= {"resumed": output["resumed_bytes"], "total": output["total_bytes"]} if output else {}
+        elif output and output.get("ok", True):
+            notes["result"] = done.stdout
+        elif output:
+            flaws += output["defects"]
+        if flaws:
+            notes["file"] = flaws[0]["file"]
+            error = "".join(
+                f"mlxq: {flaw['file']}: {flaw['message']}\n" if flaw["file"] else f"mlxq: {flaw['message']}\n"
+                for flaw in flaws
+            )
         return done.returncode, error, notes
 
 
 class Sweep:
-    """One scenario's faults, and what was found."""
+    """One scenario's faults, in a folder and with a number of threads, and what was found."""
 
-    def __init__(self, tools, scenario, scratch, groups):
-        self.tools, self.scenario, self.scratch, self.groups = tools, scenario, scratch, groups
-        self.source_print = fingerprint(scenario.source)
+    def __init__(self, tools, scenario, scratch, groups, threads=1):
+        self.tools, self.scenario, self.scratch, self.groups, self.threads = tools, scenario, scratch, groups, threads
+        self.inputs_print = [fingerprint(path) for path in scenario.inputs]
         self.injected, self.findings, self.outcomes = Counter(), [], Counter()
-        folder = self.fresh("clean")
-        status, error, self.clean = scenario.run(tools, folder, 1)
+        status, error, self.clean = scenario.run(tools, self.fresh("clean"), threads)
         if status != 0:
             sys.exit(f"{scenario.name}: the clean run failed: {error}")
-        self.whole = fingerprint(folder / scenario.destination)
-        folder = self.fresh("threads")
-        _, _, self.threaded = scenario.run(tools, folder, 3)
+        self.whole = self.clean["result"]
 
     def fresh(self, name):
         folder = self.scratch / f"{self.scenario.name}-{name}"
@@ -175,33 +195,32 @@ class Sweep:
         return folder
 
     def count(self, group):
-        return int((self.threaded if group == "thread" else self.clean)[group])
+        return int(self.clean[group])
 
     def inject(self, fault):
         group, at, action = fault
         folder = self.fresh(f"{group}-{action}-{at}")
-        threads = 3 if group == "thread" or (action == "kill" and at % 2) else 1
-        status, error, notes = self.scenario.run(self.tools, folder, threads, fault)
+        status, error, notes = self.scenario.run(self.tools, folder, self.threads, fault)
         problems = list(self.problems(fault, folder, status, error, notes))
-        left = [name for name in os.listdir(folder) if name != self.scenario.destination]
-        if left and not problems:
+        if self.scenario.left_in(folder) and not problems:
             problems = list(self.rerun_problems(folder))
         shutil.rmtree(folder, ignore_errors=True)
         folder.with_suffix(".report").unlink(missing_ok=True)
-        return fault, notes.get("hit"), status, problems, error
+        return fault, notes.get("hit"), status, problems
 
     def problems(self, fault, folder, status, error, notes):
         group, _, action = fault
         scenario = self.scenario
         if "hit" not in notes:
-            yield "the fault did not happen"
+            if self.threads == 1 or (status, notes.get("result")) != (0, self.whole):
+                yield "the fault did not happen"
             return
-        found = fingerprint(folder / scenario.destination)
+        found = notes.get("result")
         if found not in (self.whole, scenario.old_print):
-            yield "DST is neither absent nor whole"
-        if fingerprint(scenario.source) != self.source_print:
+            yield "the result is neither absent nor whole"
+        if [fingerprint(path) for path in scenario.inputs] != self.inputs_print:
             yield "SRC changed"
-        left = [name for name in os.listdir(folder) if name != scenario.destination]
+        left = scenario.left_in(folder)
         if action == "kill":
             if status != -9:
                 yield f"status {status} after SIGKILL"
@@ -214,7 +233,7 @@ class Sweep:
         yield from self.error_problems(fault, folder, status, error, notes, found)
         if notes.get("descriptors") != self.clean["descriptors"]:
             yield f"{notes.get('descriptors')} descriptors are open at the end, not {self.clean['descriptors']}"
-        if group != "thread" and int(notes.get("live", 10**9)) > int(self.clean["live"]):
+        if int(notes.get("live", 10**9)) > int(self.clean["live"]):
             yield f"{notes.get('live')} allocations are not freed, not {self.clean['live']}"
 
     def may_stay(self, folder, found, error):
@@ -235,6 +254,12 @@ class Sweep:
         named = os.path.normpath(folder / notes["file"])
         return named == place or (group == "remove" and place.startswith(named + "/") and named != str(folder))
 
+    def must_matter(self, group, action, place):
+        """Whether no report can be right after that. Other files are opened once just to see later if they changed."""
+        if self.scenario.destination or action in HARMLESS_ACTIONS:
+            return False
+        return group in ("read", "folder") or (group == "open" and place.endswith(".safetensors"))
+
     def error_problems(self, fault, folder, status, error, notes, found):
         group, _, action = fault
         if status == 0:
@@ -242,12 +267,16 @@ class Sweep:
                 yield "success without the result"
             if error and self.scenario.old is None:
                 yield f"success with a message: {error!r}"
+            if self.must_matter(group, action, notes["hit"]):
+                yield "what cannot be read is passed over"
             if action == "full" and notes["hit"].endswith(".mlxq-partial"):  # statvfs; fstatfs is not asked for room
                 yield "a full disk is not noticed"
             return
         if status != 1 or not error.startswith("mlxq: ") or error.count("\n") != 1:
             yield f"status {status}: {error!r}"
-        if action in HARMLESS or group == "thread":
+        if self.scenario.destination is None and found:
+            yield "an error beside a report of success"
+        if action in HARMLESS_ACTIONS or group in HARMLESS_GROUPS:
             yield f"{action} is an error: {error!r}"
         elif group == "room":
             if action != "full" or "are still to be written" not in error:
@@ -262,8 +291,8 @@ class Sweep:
                 yield f"no reason: {error!r}"
 
     def rerun_problems(self, folder):
-        status, error, notes = self.scenario.run(self.tools, folder, 1)
-        if status != 0 and self.scenario.old is None and fingerprint(folder / self.scenario.destination) == self.whole:
+        status, error, notes = self.scenario.run(self.tools, folder, self.threads)
+        if status != 0 and self.scenario.old is None and notes["result"] == self.whole:
             return  # it was published already
         if status != 0:
             yield f"the rerun fails: {error!r}"
@@ -272,7 +301,7 @@ class Sweep:
         self.outcomes["reruns that resumed"] += notes["resumed"] > 0
         self.outcomes["bytes of reruns"] += notes["total"]
         self.outcomes["bytes resumed"] += notes["resumed"]
-        if fingerprint(folder / self.scenario.destination) != self.whole:
+        if notes["result"] != self.whole:
             yield "the rerun makes something else"
         elif os.listdir(folder) != [self.scenario.destination]:
             yield f"the rerun leaves {os.listdir(folder)}"
@@ -281,14 +310,18 @@ class Sweep:
         faults = []
         for group in self.groups:
             for action in GROUPS[group][1]:
+                if action == "kill" and self.scenario.destination is None:
+                    continue  # there is nothing that it could leave
                 first = rng.randrange(every) + 1
                 faults += [(group, at, action) for at in range(first, self.count(group) + 1, every)]
-        for fault, place, status, problems, error in pool.map(self.inject, faults):
-            group, at, action = fault
-            self.injected[group] += 1
+        for (group, at, action), place, status, problems in pool.map(self.inject, faults):
+            if place is None and not problems:
+                continue  # threads made fewer calls than in the clean run
+            self.injected[group, self.threads] += 1
             self.outcomes["killed" if status == -9 else "success" if status == 0 else "error"] += 1
             for problem in problems:
-                self.findings.append(f"{self.scenario.name}: {group} {at} {label_of(action)} ({place}): {problem}")
+                fault = f"{self.scenario.name}, {self.threads} threads: {group} {at} {label_of(action)} ({place})"
+                self.findings.append(f"{fault}: {problem}")
                 print("FINDING", self.findings[-1], flush=True)
 
 
@@ -299,6 +332,8 @@ def scenarios(tools, scratch):
     quiet = ["--quiet", "--max-shard-size", "400K"]
     subprocess.run([tools.mlxq, "quantize", tiny, packed, *quiet], check=True, stdout=subprocess.DEVNULL)
     subprocess.run([tools.mlxq, "quantize", tiny, other, "--bits", "2", *quiet], check=True, stdout=subprocess.DEVNULL)
+    one = ["--quiet", "--mode", "mxfp4"]
+    subprocess.run([tools.mlxq, "quantize", tiny, scratch / "one", *one], check=True, stdout=subprocess.DEVNULL)
     single = tiny / "model-00002-of-00002.safetensors"
     killed = Scenario("killed", tiny, ["quantize", "--max-shard-size", "200K"])
     killed.prepare(scratch / "killed")
@@ -310,6 +345,10 @@ def scenarios(tools, scratch):
         Scenario("force", tiny, ["quantize", "--max-shard-size", "400K", "--force"], old=other),
         Scenario("resume", tiny, killed.arguments, partial=scratch / "killed" / ".out.mlxq-partial"),
         Scenario("file", single, ["quantize", "--mode", "mxfp4"], destination="out.safetensors"),
+        Scenario("verify", packed, ["verify"], destination=None),
+        Scenario("verify-one", scratch / "one", ["verify"], destination=None),
+        Scenario("against", packed, ["verify", "--against", tiny], destination=None),
+        Scenario("inspect", packed, ["inspect"], destination=None),
     ]
 
 
@@ -329,7 +368,7 @@ def main():
     parser.add_argument("--examples", required=True, type=lambda path: Path(path).absolute())
     parser.add_argument("--disk", help="a folder that is not in memory; default: SHIM's, /tmp or /var/tmp")
     parser.add_argument("--every", type=int, default=1)
-    parser.add_argument("--only", help="one scenario: quantize, dequantize, import, force, resume, file")
+    parser.add_argument("--only", help="one scenario, by its name in scenarios()")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     tools = parser.parse_args()
     tools.disk = os.path.abspath(tools.disk or find_disk(os.path.dirname(tools.shim)))
@@ -343,19 +382,25 @@ def main():
         for number, scenario in enumerate(scenarios(tools, Path(memory))):
             if tools.only not in (None, scenario.name):
                 continue
-            in_memory = Sweep(tools, scenario, Path(memory), [group for group in GROUPS if group not in ON_DISK])
-            on_disk = Sweep(tools, scenario, Path(disk), ON_DISK)
-            if on_disk.count("allocate") == 0:
-                sys.exit(f"{tools.disk}: nothing is reserved there; --disk names a folder on a disk")
-            for sweep in (in_memory, on_disk):
+            sweeps = [Sweep(tools, scenario, Path(memory), [group for group in GROUPS if group not in ON_DISK])]
+            if scenario.has_workers():
+                sweeps.append(Sweep(tools, scenario, Path(memory), WITH_THREADS, THREADS))
+            if scenario.destination:
+                sweeps.append(Sweep(tools, scenario, Path(disk), ON_DISK))
+                if sweeps[-1].count("allocate") == 0:
+                    sys.exit(f"{tools.disk}: nothing is reserved there; --disk names a folder on a disk")
+            for sweep in sweeps:
                 sweep.go(tools.every, pool, random.Random(number))
                 injected += sweep.injected
                 outcomes += sweep.outcomes
                 findings += sweep.findings
-            print(f"{scenario.name}: {in_memory.injected.total() + on_disk.injected.total()} faults", flush=True)
+            print(f"{scenario.name}: {sum(sweep.injected.total() for sweep in sweeps)} faults", flush=True)
     for group, (calls, actions) in GROUPS.items():
-        print(f"| {calls} | {', '.join(label_of(action) for action in actions)} | {injected[group]} |")
+        counts = [injected[group, threads] for threads in (1, THREADS)]
+        print(f"| {calls} | {', '.join(label_of(action) for action in actions)} | {counts[0]} | {counts[1]} |")
+    threaded = sum(count for (_, threads), count in injected.items() if threads == THREADS)
     print(f"{injected.total()} faults injected in {time.monotonic() - start:.0f} s, {len(findings)} findings")
+    print(f"  {f'with {THREADS} threads':24} {threaded}")
     for outcome, count in sorted(outcomes.items()):
         print(f"  {outcome:24} {count}")
     if findings:

@@ -1,7 +1,7 @@
 /* Faults on demand, for LD_PRELOAD: the n-th call of a group fails, is cut short, or is the process's last.
  *
- *     FAULT_GROUP   open, close, read, write, sync, allocate, truncate, rename, folder, stat, room, remove, memory or
- *                   thread
+ *     FAULT_GROUP   open, close, read, write, sync, hint, allocate, truncate, rename, folder, stat, chmod, room,
+ *                   remove, memory or thread
  *     FAULT_AT      which call of the group, from 1
  *     FAULT_ACTION  a number: fails with that errno; "short": one byte is transferred; "full": no room is told;
  *                   "kill": SIGKILL, when half of a write is done, before any other call
@@ -38,21 +38,21 @@ enum {
   READ,
   WRITE,
   SYNC,
+  HINT,
   ALLOCATE,
   TRUNCATE,
   RENAME,
   FOLDER,
   STAT,
-  ACCESS,
+  CHMOD,
   ROOM,
   REMOVE,
   MEMORY,
   THREAD,
   GROUPS
 };
-static const char *const NAMES[GROUPS] = {"open",     "close",    "read",   "write",  "sync",
-                                          "allocate", "truncate", "rename", "folder", "stat",
-                                          "access",   "room",     "remove", "memory", "thread"};
+static const char *const NAMES[GROUPS] = {"open",   "close",  "read", "write", "sync", "hint",   "allocate", "truncate",
+                                          "rename", "folder", "stat", "chmod", "room", "remove", "memory",   "thread"};
 
 static struct {
   int group, failure; /* group -1: none */
@@ -204,6 +204,10 @@ int fdatasync(int fd) {
   return fails(SYNC, NULL, fd) ? -1 : (int)syscall(SYS_fdatasync, fd);
 }
 
+int sync_file_range(int fd, off64_t offset, off64_t bytes, unsigned flags) {
+  return fails(HINT, NULL, fd) ? -1 : (int)syscall(SYS_sync_file_range, fd, offset, bytes, flags);
+}
+
 int fallocate64(int fd, int mode, off_t offset, off_t bytes) {
   return fails(ALLOCATE, NULL, fd) ? -1 : (int)syscall(SYS_fallocate, fd, mode, offset, bytes);
 }
@@ -248,11 +252,6 @@ int stat64(const char *path, struct stat64 *status) {
   return fails(STAT, path, -1) ? -1 : real(path, status);
 }
 
-int access(const char *path, int mode) {
-  NEXT(access);
-  return fails(ACCESS, path, -1) ? -1 : real(path, mode);
-}
-
 int lstat64(const char *path, struct stat64 *status) {
   NEXT(lstat64);
   return fails(STAT, path, -1) ? -1 : real(path, status);
@@ -264,6 +263,10 @@ int fstatat64(int folder, const char *path, struct stat64 *status, int flags) {
   path_of(folder, of_folder);
   snprintf(whole, sizeof whole, "%s/%s", of_folder, path);
   return fails(STAT, whole, -1) ? -1 : real(folder, path, status, flags);
+}
+
+int chmod(const char *path, mode_t mode) {
+  return fails(CHMOD, path, -1) ? -1 : (int)syscall(SYS_fchmodat, AT_FDCWD, path, mode);
 }
 
 char *realpath(const char *path, char *resolved) {
@@ -306,8 +309,11 @@ void *__libc_realloc(void *old, size_t bytes);
 void *__libc_memalign(size_t alignment, size_t bytes);
 void __libc_free(void *memory);
 
+/* While a thread is made: what the C library allocates for it stays for the next one. */
+static _Thread_local bool making_thread;
+
 static void *counted(void *memory) {
-  if (memory) atomic_fetch_add(&live, 1);
+  if (memory && !making_thread) atomic_fetch_add(&live, 1);
   return memory;
 }
 
@@ -329,12 +335,15 @@ void *aligned_alloc(size_t alignment, size_t bytes) {
 }
 
 void free(void *memory) {
-  if (memory) atomic_fetch_sub(&live, 1);
+  if (memory && !making_thread) atomic_fetch_sub(&live, 1);
   __libc_free(memory);
 }
 
 int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *), void *argument) {
   NEXT(pthread_create);
   if (fails(THREAD, "thread", -1)) return fault.failure;
-  return real(thread, attributes, run, argument);
+  making_thread = true;
+  int failure = real(thread, attributes, run, argument);
+  making_thread = false;
+  return failure;
 }
