@@ -44,8 +44,8 @@ typedef struct mlxq_kernel_args {
 typedef size_t (*mlxq_quantize_fn)(const mlxq_kernel_args *args, const void *dense, void *packed, void *scales,
                                    void *biases);
 
-/* The inverse. `scales` and `biases` of affine are of `dtype`. Of a group whose scale or bias is not finite every NaN is
- * 0x7FC00000 rounded to dtype. */
+/* The inverse. `scales` and `biases` of affine are of `dtype`. Of a group whose scale or bias is not finite every NaN
+ * is 0x7FC00000 rounded to dtype. */
 typedef void (*mlxq_dequantize_fn)(const mlxq_kernel_args *args, const void *packed, const void *scales,
                                    const void *biases, void *dense);
 

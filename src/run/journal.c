@@ -121,13 +121,15 @@ static bool is_regular(const char *path) {
 
 /* What cannot be read says nothing. */
 static void read_old(mlxq_journal *journal, const mlxq_journal_request *request, old_line *lines) {
+  const size_t most_bytes = HEADER_BYTES + (size_t)MLXQ_MAX_FILES * LINE_BYTES;
   char *text = NULL;
   size_t length = 0;
   if (!is_regular(journal->path)) return;
   journal->stale = !request->reuse;
   if (journal->stale) return;
-  if (mlxq_file_read_text(&text, &length, journal->path, (size_t)full_length(journal), NULL) != MLXQ_OK) return;
-  journal->stale = !parse(lines, journal->plan->file_count, request->key, text, length);
+  if (mlxq_file_read_text(&text, &length, journal->path, most_bytes, NULL) != MLXQ_OK) return;
+  journal->stale =
+      length > full_length(journal) || !parse(lines, journal->plan->file_count, request->key, text, length);
   free(text);
 }
 

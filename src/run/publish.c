@@ -159,12 +159,19 @@ static mlxq_status judge_content(const folder_content *content, const char *dest
   return mlxq_error_at_file(error, MLXQ_EXISTS, destination);
 }
 
+static mlxq_status check_folder(const char *path, const char *destination, mlxq_error *error) {
+  folder_content content;
+  mlxq_status status = look_into(&content, path, error);
+  if (status == MLXQ_OK) status = judge_content(&content, destination, error);
+  free(content.other);
+  return status;
+}
+
 /* --force replaces what a conversion makes, and empty folders; not somebody's notes or home. `path` is where that is:
  * the destination, or what an interrupted replacement set aside of it. */
 static mlxq_status check_replaceable(const mlxq_staging *staging, const char *path, const struct stat *existing,
                                      mlxq_error *error) {
   const char *destination = staging->destination;
-  folder_content content;
   if (!staging->force)
     return fail_at(error, MLXQ_EXISTS, destination, "exists already (--force replaces a checkpoint)");
   if (staging->is_folder && !S_ISDIR(existing->st_mode)) {
@@ -174,11 +181,7 @@ static mlxq_status check_replaceable(const mlxq_staging *staging, const char *pa
     return fail_at(error, MLXQ_EXISTS, destination,
                    "exists and is not a .safetensors file, so --force does not replace it");
   }
-  if (!staging->is_folder) return MLXQ_OK;
-  mlxq_status status = look_into(&content, path, error);
-  if (status == MLXQ_OK) status = judge_content(&content, destination, error);
-  free(content.other);
-  return status;
+  return staging->is_folder ? check_folder(path, destination, error) : MLXQ_OK;
 }
 
 /* Fails with the reason if `path` is or lies inside `folder`. */
@@ -310,9 +313,13 @@ mlxq_status mlxq_staging_check(mlxq_staging *staging, const char *source, const 
   struct stat existing;
   bool there = lstat(path, &existing) == 0;
   if (!there && errno != ENOENT) return mlxq_fail_errno(error, errno, path, "cannot stat");
-  if (!there) there = lstat(path = staging->aside, &existing) == 0;
-  staging->occupied = there && path == staging->destination;
-  return there ? check_replaceable(staging, path, &existing, error) : MLXQ_OK;
+  staging->occupied = there;
+  if (there) status = check_replaceable(staging, path, &existing, error);
+  /* What is aside is removed in the end, or stands for a destination that was not put back. */
+  if (status == MLXQ_OK && lstat(path = staging->aside, &existing) == 0) {
+    status = there ? check_folder(path, path, error) : check_replaceable(staging, path, &existing, error);
+  }
+  return status;
 }
 
 mlxq_status mlxq_staging_check_file(const mlxq_staging *staging, const char *path, mlxq_error *error) {

@@ -50,8 +50,8 @@ void add_bytes(mlxq_weights *weights, const char *name, mlxq_dtype dtype, uint32
 /* Adds a tensor of random content: finite numbers for F16, BF16, F32 and F64, any bytes for the rest. */
 void add_random(mlxq_weights *weights, const char *name, mlxq_dtype dtype, uint32_t rank, const uint64_t *shape);
 
-/* Adds a valid triple that the scheme describes (random codes; scales of any byte, NaN among them, or BF16 with biases in
- * affine mode), whose dense shape this is. */
+/* Adds a valid triple that the scheme describes (random codes; scales of any byte, NaN among them, or BF16 with biases
+ * in affine mode), whose dense shape this is. */
 void add_triple(mlxq_weights *weights, const char *layer, const mlxq_scheme *scheme, uint32_t rank,
                 const uint64_t *shape);
 

@@ -630,6 +630,19 @@ static void test_what_was_set_aside_is_put_back(void **state) {
 }
 
 /* The process that has just put the destination there still holds its lock. */
+/* What lies under the name for it is not always what was set aside. */
+static void test_what_is_aside_is_not_anybodys(void **state) {
+  const char *source = path_in(*state, "src"), *out = path_in(*state, "out"), *aside = path_in(*state, ".out.mlxq-old");
+  mlxq_error error;
+  make_old_checkpoint(out);
+  make_old_checkpoint(aside);
+  assert_accepted(source, out, FOLDER_RESULT, true);
+  write_text(path_in(aside, "notes.txt"), "precious");
+  assert_int_equal(check_only(source, out, FOLDER_RESULT, true, &error), MLXQ_EXISTS);
+  assert_string_equal(error.file, aside);
+  assert_true(exists(path_in(aside, "notes.txt")));
+}
+
 static void test_a_destination_that_is_locked_is_not_replaced(void **state) {
   mlxq_error error;
   const char *destination = path_in(*state, "out");
@@ -708,6 +721,7 @@ int main(void) {
       TEST(test_force_does_not_replace_what_is_no_checkpoint),
       TEST(test_force_does_not_replace_a_folder_by_a_file),
       TEST(test_what_was_set_aside_is_put_back),
+      TEST(test_what_is_aside_is_not_anybodys),
       TEST(test_a_destination_that_is_locked_is_not_replaced),
       TEST(test_the_exchange_leaves_no_gap),
   };
