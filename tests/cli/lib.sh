@@ -107,9 +107,9 @@ little_disk() {
   unshare -Urm sh -c 'mount -t tmpfs -o size="$0" little disk && "$@"; status=$?; ls -A disk; exit $status' "$@"
 }
 
-# The instruction sets that --cpu names and this machine has
+# The instruction sets that --cpu names and this machine has, or the one of CPU_FLAGS
 cpu_levels() {
-  cpu_flags=$(grep -m 1 '^flags' /proc/cpuinfo 2>/dev/null) || cpu_flags=
+  cpu_flags=${CPU_FLAGS-$(grep -m 1 '^flags' /proc/cpuinfo 2>/dev/null)} || cpu_flags=
   echo ref
   for level in avx2:avx2:fma:f16c avx512:avx2:fma:f16c:avx512f:avx512bw:avx512dq:avx512vl; do
     for flag in $(echo "${level#*:}" | tr : ' '); do

@@ -20,6 +20,10 @@ exec valgrind --quiet --error-exitcode=99 --leak-check=full --show-leak-kinds=de
 END_OF_WRAPPER
 chmod +x "$work/mlxq"
 
+# valgrind's processor has no AVX-512.
+CPU_FLAGS=$(sed -n '/^flags/{s/avx512[a-z0-9_]*//g;p;q;}' /proc/cpuinfo)
+export CPU_FLAGS
+
 for folder in "$@"; do
   grep -q -e meddle -e '^ *killed' -e with_little_memory -e little_disk -e '>&-' "$folder/cmd" || echo "$folder"
 done >"$work/cases"
