@@ -289,7 +289,7 @@ static mlxq_status check_listing(const mlxq_checkpoint *checkpoint, mlxq_error *
   mlxq_status status = list_shards(&now, error);
   for (size_t i = 0; status == MLXQ_OK && i < now.file_count; i++) {
     const char *path = now.files[i].path;
-    if (i < checkpoint->file_count && strcmp(path, checkpoint->files[i].path) == 0) continue;
+    if (bsearch(&now.files[i], checkpoint->files, checkpoint->file_count, sizeof *now.files, compare_files)) continue;
     mlxq_fail(error, MLXQ_CHANGED, NULL, NULL, "the file was added while others were read");
     status = mlxq_error_at_file(error, MLXQ_CHANGED, path);
   }

@@ -59,8 +59,8 @@ mlxq_status mlxq_checkpoint_note(mlxq_checkpoint *checkpoint, char *path, mlxq_e
  * survey could not read, and a folder has no other file of tensors by now. */
 mlxq_status mlxq_checkpoint_check(const mlxq_checkpoint *checkpoint, mlxq_error *error);
 
-/* The `quantization_config` of config.json or, where that is absent or null, of its text_config; NULL where Python
- * takes it for false, as mlx-lm does. */
+/* The `quantization_config` of config.json or, where that is absent or null (mlx-lm: only where it is absent), of its
+ * text_config; NULL where Python takes it for false. */
 struct json_object *mlxq_checkpoint_foreign_block(const mlxq_checkpoint *checkpoint);
 
 /* A block in `quantization_config` that is MLX's, where `quantization`, of which it is a copy, is absent; or NULL.

@@ -76,23 +76,40 @@ mlxq_status mlxq_survey_headers(mlxq_checkpoint *checkpoint, const mlxq_flaws *f
 
 /* ---- Numbered shards ------------------------------------------------------------------------------------------- */
 
-/* "PREFIX-00002-of-00003.safetensors" */
+/* "PREFIX-00002-of-00003.safetensors": five digits or more each, so that names are in the order of numbers. */
 typedef struct shard_name {
   size_t prefix_length;
+  int digits, total_digits;
   unsigned long number, total;
 } shard_name;
 
-static bool parse_shard_name(shard_name *shard, const char *name) {
-  static const char PATTERN[] = "-00000-of-00000.safetensors";
-  size_t length = strlen(name), tail = sizeof PATTERN - 1;
-  if (length < tail) return false;
-  const char *at = name + length - tail;
-  for (size_t i = 0; i < tail; i++) {
-    bool fits = PATTERN[i] == '0' ? isdigit((unsigned char)at[i]) != 0 : at[i] == PATTERN[i];
-    if (!fits) return false;
-  }
-  *shard = (shard_name){length - tail, strtoul(at + 1, NULL, 10), strtoul(at + strlen("-00000-of-"), NULL, 10)};
+enum { LEAST_DIGITS = 5, MOST_DIGITS = 9 };
+
+/* Reads the digits that end before `*end`, and moves it before them. */
+static bool take_digits(const char *name, size_t *end, int *digits, unsigned long *number) {
+  size_t start = *end;
+  while (start > 0 && isdigit((unsigned char)name[start - 1])) start--;
+  if (*end - start < LEAST_DIGITS || *end - start > MOST_DIGITS) return false;
+  *digits = (int)(*end - start);
+  *number = strtoul(name + start, NULL, 10);
+  *end = start;
   return true;
+}
+
+static bool take_word(const char *name, size_t *end, const char *word) {
+  size_t length = strlen(word);
+  if (*end < length || strncmp(name + *end - length, word, length) != 0) return false;
+  *end -= length;
+  return true;
+}
+
+static bool parse_shard_name(shard_name *shard, const char *name) {
+  size_t end = strlen(name);
+  bool fits = take_word(name, &end, ".safetensors") && take_digits(name, &end, &shard->total_digits, &shard->total) &&
+              take_word(name, &end, "-of-") && take_digits(name, &end, &shard->digits, &shard->number) &&
+              take_word(name, &end, "-");
+  shard->prefix_length = end;
+  return fits;
 }
 
 /* Files of one prefix and total, which follow each other since files are sorted by name. */
@@ -113,8 +130,8 @@ static mlxq_status tell_absent(const shard_set *set, unsigned long number, unsig
   unsigned long total = set->last.total;
   mlxq_status status = mlxq_cancel_check(&set->checkpoint->cancel, error);
   if (status != MLXQ_OK) return status;
-  char *absent =
-      mlxq_asprintf("%.*s-%05lu-of-%05lu.safetensors", (int)set->last.prefix_length, set->name, number, total);
+  char *absent = mlxq_asprintf("%.*s-%0*lu-of-%0*lu.safetensors", (int)set->last.prefix_length, set->name,
+                               set->last.digits, number, set->last.total_digits, total);
   if (!absent) return mlxq_fail_memory(error);
   status = count == 1 ? mlxq_fail(error, MLXQ_MISSING_KEY, NULL, absent,
                                   "missing: by the name of %s there are %lu files", set->name, total)
@@ -147,6 +164,7 @@ static mlxq_status end_set(shard_set *set, mlxq_error *error) {
 
 static mlxq_status add_shard(shard_set *set, const char *name, const shard_name *shard, mlxq_error *error) {
   bool follows = set->name && shard->total == set->last.total && shard->prefix_length == set->last.prefix_length &&
+                 shard->digits == set->last.digits && shard->total_digits == set->last.total_digits &&
                  strncmp(name, set->name, shard->prefix_length) == 0;
   mlxq_status status = follows ? MLXQ_OK : end_set(set, error);
   if (!follows) { /* some count from 0 */

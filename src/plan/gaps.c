@@ -13,11 +13,12 @@ typedef struct gaps {
   const mlxq_checkpoint *checkpoint;
   const mlxq_weights *tensors;
   const mlxq_flaws *defects, *notes;
-  struct json_object *config; /* of the text model */
-  uint64_t layers;            /* num_hidden_layers */
-  uint64_t known;             /* layers that are looked at: no more than can have a tensor, and one */
-  unsigned char *kind;        /* of each of them, of these: */
-  size_t judged;              /* layers that are PART or OTHER */
+  struct json_object *config;                 /* of the text model */
+  uint64_t layers;                            /* num_hidden_layers */
+  uint64_t known;                             /* layers that are looked at: no more than can have a tensor, and one */
+  unsigned char *kind;                        /* of each of them, of these: */
+  size_t judged;                              /* layers that are PART or OTHER */
+  bool has_numbers, has_embeddings, has_norm; /* of the tensors that are of none of them */
   mlxq_text name;
 } gaps;
 
@@ -43,6 +44,16 @@ static bool split(const gaps *g, const char *name, size_t *prefix, uint64_t *num
     *number = strtoull(digits, NULL, 10);
     *rest = digits + length;
     return *number < g->known;
+  }
+  return false;
+}
+
+/* Whether a part of a name is a number. */
+static bool has_number(const char *name) {
+  while (name) {
+    size_t length = strcspn(name, ".");
+    if (length > 0 && strspn(name, "0123456789") >= length) return true;
+    name = name[length] ? name + length + 1 : NULL;
   }
   return false;
 }
@@ -117,42 +128,28 @@ static mlxq_status search_layers(gaps *g, const char *name, mlxq_error *error) {
   return status == MLXQ_OK && g->name.failed ? mlxq_fail_memory(error) : status;
 }
 
-/* Looks for the ends of a text model beside its layers; where one of them is there, and so the names are these, the
- * other is missed. `*any` says whether one is. */
-static mlxq_status search_ends(gaps *g, const char *prefix, bool *any, mlxq_error *error) {
-  static const char *const ENDS[] = {"embed_tokens.weight", "norm.weight"};
-  const int length = (int)(strlen(prefix) - strlen("layers."));
-  const char *absent = NULL, *present = NULL;
+/* What is beside the layers, by the words that all families' names have: embed_tokens, word_embeddings, wte; norm,
+ * final_layernorm, ln_f. */
+static void look_beside(gaps *g, const char *name) {
+  if (has_number(name)) {
+    g->has_numbers = true; /* layers beyond the last, another tower's, or layers of another name */
+    return;
+  }
+  g->has_embeddings = g->has_embeddings || strstr(name, "emb") || strstr(name, "wte");
+  g->has_norm = g->has_norm || strstr(name, "norm") || strstr(name, "ln_f");
+}
+
+static void tell_ends(const gaps *g, bool has_layers) {
   mlxq_error note;
-  for (size_t i = 0; i < sizeof ENDS / sizeof *ENDS; i++) {
-    mlxq_text_set(&g->name, prefix, (size_t)length);
-    mlxq_text_puts(&g->name, ENDS[i]);
-    if (g->name.failed) return mlxq_fail_memory(error);
-    bool there = mlxq_weights_index(g->tensors, g->name.data, g->name.length) != SIZE_MAX;
-    *(there ? &present : &absent) = ENDS[i];
-  }
-  if (!present) return MLXQ_OK;
-  *any = true;
-  if (!absent) return MLXQ_OK;
-  mlxq_text_set(&g->name, prefix, (size_t)length);
-  mlxq_text_puts(&g->name, absent);
-  if (g->name.failed) return mlxq_fail_memory(error);
-  mlxq_fail(&note, MLXQ_MISSING_KEY, NULL, g->name.data, "missing, although %.*s%s is there", length, prefix, present);
+  if (!has_layers || g->has_embeddings == g->has_norm) return;
+  mlxq_fail(&note, MLXQ_MISSING_KEY, NULL, g->has_norm ? "embed_tokens" : "norm",
+            "missing: no tensor beside the layers has such a name");
   tell(g->notes, &note, g->checkpoint->path);
-  return MLXQ_OK;
 }
 
-static mlxq_status search_all_ends(gaps *g, bool *any, mlxq_error *error) {
-  mlxq_status status = MLXQ_OK;
-  for (size_t i = 0; status == MLXQ_OK && i < sizeof PREFIXES / sizeof *PREFIXES; i++) {
-    status = search_ends(g, PREFIXES[i], any, error);
-  }
-  return status;
-}
-
-/* Layers without tensors. Where all are, they may have other names, unless the model's ends have those known. Some
- * models have layers that do nothing: their `block_configs` say which. */
-static void tell_absent(const gaps *g, bool has_ends) {
+/* Layers without tensors. Where all are, they may have other names. Some models have layers that do nothing: their
+ * `block_configs` say which. */
+static void tell_absent(const gaps *g) {
   uint64_t absent = g->layers - g->known, first = g->known;
   mlxq_error flaw;
   for (uint64_t i = g->known; i > 0; i--) {
@@ -160,8 +157,10 @@ static void tell_absent(const gaps *g, bool has_ends) {
     absent++;
     first = i - 1;
   }
-  bool has_other_names = absent == g->layers && !has_ends && g->tensors->count > 0;
-  if (absent == 0 || has_other_names) return;
+  tell_ends(g, absent < g->layers);
+  bool is_text_model = g->has_embeddings || g->has_norm || g->tensors->count == 0;
+  bool may_have_other_names = absent == g->layers && (g->has_numbers || !is_text_model);
+  if (absent == 0 || may_have_other_names) return;
   mlxq_fail(&flaw, MLXQ_MISSING_KEY, NULL, "num_hidden_layers", "is %llu, but layer %llu has no tensors%s",
             (unsigned long long)g->layers, (unsigned long long)first,
             absent > 1 ? ", and others have none either" : "");
@@ -169,17 +168,25 @@ static void tell_absent(const gaps *g, bool has_ends) {
   tell(may_be ? g->notes : g->defects, &flaw, g->checkpoint->config_path);
 }
 
+/* A positive number under a key, or 0. */
+static uint64_t count_under(struct json_object *config, const char *key) {
+  struct json_object *count = NULL;
+  if (!json_object_object_get_ex(config, key, &count) || !json_object_is_type(count, json_type_int)) return 0;
+  int64_t value = json_object_get_int64(count);
+  return value > 0 ? (uint64_t)value : 0;
+}
+
 static bool find_layer_count(gaps *g) {
-  struct json_object *inner = NULL, *count = NULL;
+  struct json_object *inner = NULL;
   g->config = g->checkpoint->config;
   if (json_object_object_get_ex(g->config, "text_config", &inner) && json_object_is_type(inner, json_type_object)) {
     g->config = inner;
   }
-  if (!json_object_object_get_ex(g->config, "num_hidden_layers", &count) ||
-      !json_object_is_type(count, json_type_int) || json_object_get_int64(count) <= 0) {
-    return false;
-  }
-  g->layers = (uint64_t)json_object_get_int64(count);
+  g->layers = count_under(g->config, "num_hidden_layers");
+  if (g->layers == 0) return false;
+  /* longcat_flash counts two for each that has a name of its own. */
+  uint64_t named = count_under(g->config, "num_layers");
+  if (named > 0 && named < g->layers) g->layers = named;
   g->known = g->layers <= g->tensors->count ? g->layers : g->tensors->count + 1;
   return true;
 }
@@ -200,16 +207,19 @@ mlxq_status mlxq_find_gaps(const mlxq_checkpoint *checkpoint, const mlxq_flaws *
   size_t prefix;
   uint64_t number;
   const char *rest;
-  bool has_ends = false;
   if (!checkpoint->config || !find_layer_count(&g)) return MLXQ_OK;
   g.kind = mlxq_calloc((size_t)g.known, 1);
   if (!g.kind) return mlxq_fail_memory(error);
   for (size_t i = 0; i < g.tensors->count; i++) {
-    if (split(&g, g.tensors->entries[i].tensor.name, &prefix, &number, &rest)) g.kind[number] = PRESENT;
+    const char *name = g.tensors->entries[i].tensor.name;
+    if (split(&g, name, &prefix, &number, &rest)) {
+      g.kind[number] = PRESENT;
+    } else {
+      look_beside(&g, name);
+    }
   }
-  mlxq_status status = search_all_ends(&g, &has_ends, error);
-  if (status == MLXQ_OK) tell_absent(&g, has_ends);
-  if (status == MLXQ_OK) status = search_all_layers(&g, error);
+  tell_absent(&g);
+  mlxq_status status = search_all_layers(&g, error);
   mlxq_text_free(&g.name);
   free(g.kind);
   return status;

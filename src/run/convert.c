@@ -506,7 +506,9 @@ static mlxq_status finish(mlxq_report **report, conversion *work, mlxq_action ac
 
 static void release(conversion *work) {
   if (mlxq_staging_is_kept(&work->staging)) {
-    warn_format(work, "%s is kept: the same command reuses the files that are whole in it", work->staging.folder);
+    bool is_of_use = work->plan->file_count > 1 && !work->stats;
+    warn_format(work, "%s is kept%s", work->staging.folder,
+                is_of_use ? ": the same command reuses the files that are whole in it" : "");
   }
   mlxq_journal_close(&work->journal);
   mlxq_staging_close(&work->staging);

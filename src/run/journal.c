@@ -216,21 +216,31 @@ static mlxq_status add_line(mlxq_journal *journal, uint32_t file, uint64_t sum, 
   return status;
 }
 
-/* Gives what an earlier run made the permissions that this one gives, which the new journal's tell. */
-static mlxq_status set_permissions(const mlxq_journal *journal, const char *fresh, mlxq_error *error) {
+/* Gives a path these permissions, and leaves the other bits (a folder's group may be its files'). */
+static bool set_permissions(const char *path, mode_t permissions) {
+  struct stat status;
+  if (stat(path, &status) != 0) return false;
+  return (status.st_mode & 0777) == permissions || chmod(path, (status.st_mode & 07000) | permissions) == 0;
+}
+
+/* Gives what an earlier run made the permissions that this one gives, which the new journal's tell. A file that will
+ * not take them, since it is another user's, is made anew; a folder stays as it is. */
+static mlxq_status adopt(mlxq_journal *journal, const char *fresh, mlxq_error *error) {
   struct stat made;
   if (fstat(journal->fd, &made) != 0) return mlxq_fail_errno(error, errno, fresh, "cannot stat");
   mode_t of_files = made.st_mode & 0777, of_folder = of_files | (of_files & 0444) >> 2;
-  if (chmod(journal->folder, of_folder) != 0)
-    return mlxq_fail_errno(error, errno, journal->folder, "cannot set permissions");
+  (void)set_permissions(journal->folder, of_folder);
   for (size_t i = 0; i < journal->plan->file_count; i++) {
-    if (!journal->shards[i].whole) continue;
-    char *path = mlxq_path_join(journal->folder, journal->plan->files[i].name);
+    const mlxq_plan_file *file = &journal->plan->files[i];
+    mlxq_shard *shard = &journal->shards[i];
+    if (!shard->whole) continue;
+    char *path = mlxq_path_join(journal->folder, file->name);
     if (!path) return mlxq_fail_memory(error);
-    mlxq_status status =
-        chmod(path, of_files) == 0 ? MLXQ_OK : mlxq_fail_errno(error, errno, path, "cannot set permissions");
+    shard->whole = set_permissions(path, of_files);
     free(path);
-    if (status != MLXQ_OK) return status;
+    if (shard->whole) continue;
+    atomic_store(&shard->sum, 0);
+    journal->reused_bytes -= tensor_bytes(journal->plan, file);
   }
   return MLXQ_OK;
 }
@@ -242,7 +252,7 @@ static mlxq_status start(mlxq_journal *journal, uint64_t key, mlxq_error *error)
   char *fresh = mlxq_asprintf("%s.new", journal->path);
   mlxq_status status = fresh ? mlxq_file_remove_tree(fresh, error) : mlxq_fail_memory(error);
   if (status == MLXQ_OK) status = mlxq_file_create(&journal->fd, fresh, error);
-  if (status == MLXQ_OK && is_regular(journal->path)) status = set_permissions(journal, fresh, error);
+  if (status == MLXQ_OK && is_regular(journal->path)) status = adopt(journal, fresh, error);
   if (status == MLXQ_OK) status = mlxq_file_reserve(journal->fd, full_length(journal), fresh, error);
   snprintf(header, sizeof header, HEADER_FORMAT, key);
   if (status == MLXQ_OK) status = mlxq_file_write_at(journal->fd, header, HEADER_BYTES, 0, fresh, error);

@@ -86,13 +86,13 @@ typedef struct folder_content {
   char *other; /* of the files that no conversion makes the first by name, or NULL; the caller frees it */
 } folder_content;
 
-/* What a conversion makes, or leaves unfinished. */
+/* What a conversion makes, or leaves unfinished; and what a Mac puts everywhere. */
 static bool is_made(const char *name) {
-  static const char *const NAMES[] = {"config.json", MLXQ_INDEX_NAME, "README.md", MLXQ_JOURNAL_NAME};
+  static const char *const NAMES[] = {"config.json", MLXQ_INDEX_NAME, "README.md", MLXQ_JOURNAL_NAME, ".DS_Store"};
   for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++) {
     if (strcmp(name, NAMES[i]) == 0) return true;
   }
-  return fnmatch("*.safetensors", name, 0) == 0 || mlxq_is_side_file(name);
+  return fnmatch("model*.safetensors", name, 0) == 0 || mlxq_is_side_file(name);
 }
 
 /* The next entry but "." and "..". NULL at the end; `*failed` is then 0, or the errno of a listing that broke off. */
@@ -144,12 +144,14 @@ static mlxq_status look_into(folder_content *content, const char *path, mlxq_err
   return failed ? mlxq_fail_errno(error, failed, path, "cannot list") : status;
 }
 
-static mlxq_status judge_content(const folder_content *content, const char *destination, mlxq_error *error) {
+/* With `whole` it must be a checkpoint; else what is left of one will do, which is being removed. */
+static mlxq_status judge_content(const folder_content *content, bool whole, const char *destination,
+                                 mlxq_error *error) {
   if (!content->anything) return MLXQ_OK;
   if (content->folders) {
     return fail_at(error, MLXQ_EXISTS, destination, "exists and holds other folders, so --force does not replace it");
   }
-  if (!content->config || !content->safetensors) {
+  if (whole && (!content->config || !content->safetensors)) {
     return fail_at(error, MLXQ_EXISTS, destination,
                    "exists and is no checkpoint (config.json and .safetensors files), so --force does not replace it");
   }
@@ -159,10 +161,10 @@ static mlxq_status judge_content(const folder_content *content, const char *dest
   return mlxq_error_at_file(error, MLXQ_EXISTS, destination);
 }
 
-static mlxq_status check_folder(const char *path, const char *destination, mlxq_error *error) {
+static mlxq_status check_folder(const char *path, bool whole, const char *destination, mlxq_error *error) {
   folder_content content;
   mlxq_status status = look_into(&content, path, error);
-  if (status == MLXQ_OK) status = judge_content(&content, destination, error);
+  if (status == MLXQ_OK) status = judge_content(&content, whole, destination, error);
   free(content.other);
   return status;
 }
@@ -181,7 +183,7 @@ static mlxq_status check_replaceable(const mlxq_staging *staging, const char *pa
     return fail_at(error, MLXQ_EXISTS, destination,
                    "exists and is not a .safetensors file, so --force does not replace it");
   }
-  return staging->is_folder ? check_folder(path, destination, error) : MLXQ_OK;
+  return staging->is_folder ? check_folder(path, true, destination, error) : MLXQ_OK;
 }
 
 /* Fails with the reason if `path` is or lies inside `folder`. */
@@ -317,7 +319,7 @@ mlxq_status mlxq_staging_check(mlxq_staging *staging, const char *source, const 
   if (there) status = check_replaceable(staging, path, &existing, error);
   /* What is aside is removed in the end, or stands for a destination that was not put back. */
   if (status == MLXQ_OK && lstat(path = staging->aside, &existing) == 0) {
-    status = there ? check_folder(path, path, error) : check_replaceable(staging, path, &existing, error);
+    status = there ? check_folder(path, false, path, error) : check_replaceable(staging, path, &existing, error);
   }
   return status;
 }

@@ -629,7 +629,6 @@ static void test_what_was_set_aside_is_put_back(void **state) {
   assert_false(exists(aside));
 }
 
-/* The process that has just put the destination there still holds its lock. */
 /* What lies under the name for it is not always what was set aside. */
 static void test_what_is_aside_is_not_anybodys(void **state) {
   const char *source = path_in(*state, "src"), *out = path_in(*state, "out"), *aside = path_in(*state, ".out.mlxq-old");
@@ -641,8 +640,13 @@ static void test_what_is_aside_is_not_anybodys(void **state) {
   assert_int_equal(check_only(source, out, FOLDER_RESULT, true, &error), MLXQ_EXISTS);
   assert_string_equal(error.file, aside);
   assert_true(exists(path_in(aside, "notes.txt")));
+  /* What a kill left of it while it was removed is nobody's. */
+  assert_int_equal(unlink(path_in(aside, "notes.txt")), 0);
+  assert_int_equal(unlink(path_in(aside, "config.json")), 0);
+  assert_accepted(source, out, FOLDER_RESULT, true);
 }
 
+/* The process that has just put the destination there still holds its lock. */
 static void test_a_destination_that_is_locked_is_not_replaced(void **state) {
   mlxq_error error;
   const char *destination = path_in(*state, "out");

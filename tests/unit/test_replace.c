@@ -192,10 +192,9 @@ static void test_what_is_aside_is_left_alone(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      TEST(test_a_source_that_is_mounted_twice), TEST(test_a_rename_that_fails_keeps_the_old),
-      TEST(test_replaced_in_two_steps),          TEST(test_a_rename_that_fails_keeps_the_old),
-      TEST(test_an_old_checkpoint_comes_back),   TEST(test_the_next_ones_work_is_left_alone),
-      TEST(test_what_is_aside_is_left_alone),
+      TEST(test_a_source_that_is_mounted_twice),    TEST(test_replaced_in_two_steps),
+      TEST(test_a_rename_that_fails_keeps_the_old), TEST(test_an_old_checkpoint_comes_back),
+      TEST(test_the_next_ones_work_is_left_alone),  TEST(test_what_is_aside_is_left_alone),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
