@@ -506,7 +506,7 @@ static mlxq_status finish(mlxq_report **report, conversion *work, mlxq_action ac
 
 static void release(conversion *work) {
   if (mlxq_staging_is_kept(&work->staging)) {
-    bool is_of_use = work->plan->file_count > 1 && !work->stats;
+    bool is_of_use = work->plan && work->plan->file_count > 1 && !work->stats;
     warn_format(work, "%s is kept%s", work->staging.folder,
                 is_of_use ? ": the same command reuses the files that are whole in it" : "");
   }
