@@ -216,8 +216,11 @@ static void check_as_config(struct json_object *document) {
                                 .config = document,
                                 .tensors = some_tensors()};
   require(mlxq_checkpoint_dtype(&checkpoint, &dtype) == (dtype != MLXQ_DTYPE_COUNT));
-  require(mlxq_checkpoint_foreign(&method, &guessed, &checkpoint, &error) == MLXQ_OK && !guessed);
-  mlxq_status status = mlxq_checkpoint_quantization(&existing, &checkpoint, &error);
+  bool is_lone = mlxq_checkpoint_lone_copy(&checkpoint) != NULL;
+  mlxq_status status = mlxq_checkpoint_foreign(&method, &guessed, &checkpoint, &error);
+  require(status == (is_lone ? MLXQ_MISSING_KEY : MLXQ_OK) && !guessed);
+  if (is_lone) require_error(&error, status);
+  status = mlxq_checkpoint_quantization(&existing, &checkpoint, &error);
   if (status != MLXQ_OK) {
     require(!existing && strcmp(error.file, PATH) == 0);
     require_error(&error, status);
