@@ -204,8 +204,6 @@ static void check_write(mlxq_checkpoint *checkpoint, const mlxq_quant_config *ex
 static void check_as_config(struct json_object *document) {
   mlxq_quant_config *existing = NULL;
   mlxq_error error = {0};
-  const char *method = NULL;
-  bool guessed = false;
   mlxq_dtype dtype = MLXQ_DTYPE_COUNT;
   mlxq_source_file file = {.path = (char *)(uintptr_t) "folder/model.safetensors", .name = "model.safetensors"};
   mlxq_checkpoint checkpoint = {.path = (char *)(uintptr_t) "folder",
@@ -216,11 +214,8 @@ static void check_as_config(struct json_object *document) {
                                 .config = document,
                                 .tensors = some_tensors()};
   require(mlxq_checkpoint_dtype(&checkpoint, &dtype) == (dtype != MLXQ_DTYPE_COUNT));
-  bool is_lone = mlxq_checkpoint_lone_copy(&checkpoint) != NULL;
-  mlxq_status status = mlxq_checkpoint_foreign(&method, &guessed, &checkpoint, &error);
-  require(status == (is_lone ? MLXQ_MISSING_KEY : MLXQ_OK) && !guessed);
-  if (is_lone) require_error(&error, status);
-  status = mlxq_checkpoint_quantization(&existing, &checkpoint, &error);
+  (void)format_of(&checkpoint);
+  mlxq_status status = mlxq_checkpoint_quantization(&existing, &checkpoint, &error);
   if (status != MLXQ_OK) {
     require(!existing && strcmp(error.file, PATH) == 0);
     require_error(&error, status);

@@ -169,14 +169,12 @@ static void check_foreign(const mlxq_checkpoint *checkpoint, const char *method)
 }
 
 static void check_config(struct json_object *document) {
-  const char *method = NULL;
-  bool guessed = true;
   mlxq_checkpoint checkpoint = {.path = (char *)(uintptr_t)scratch_folder(),
                                 .config_path = (char *)(uintptr_t)PATH,
                                 .is_folder = true,
                                 .config = document,
                                 .tensors = new_weights()};
-  require(mlxq_checkpoint_foreign(&method, &guessed, &checkpoint, NULL) == MLXQ_OK && !guessed);
+  const char *method = format_of(&checkpoint);
   check_foreign(&checkpoint, "awq");
   check_foreign(&checkpoint, "gptq");
   require(!method || !json_object_object_get(document, "quantization"));

@@ -65,6 +65,16 @@ mlxq_weights *new_weights(void) {
   return weights;
 }
 
+const char *format_of(const mlxq_checkpoint *checkpoint) {
+  const char *method = NULL;
+  bool guessed = false, is_lone = mlxq_checkpoint_lone_copy(checkpoint) != NULL;
+  mlxq_error error = {0};
+  mlxq_status status = mlxq_checkpoint_foreign(&method, &guessed, checkpoint, &error);
+  require(status == (is_lone ? MLXQ_MISSING_KEY : MLXQ_OK) && !guessed);
+  if (is_lone) require_error(&error, status);
+  return method;
+}
+
 mlxq_text json_text(struct json_object *document, int indent) {
   mlxq_text text = {0};
   mlxq_json_write(&text, document, indent);

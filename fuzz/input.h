@@ -46,6 +46,10 @@ mlxq_weights *new_weights(void);
 mlxq_text json_text(struct json_object *document, int indent);
 bool same_text(const mlxq_text *a, const mlxq_text *b);
 
+/* The format that a checkpoint's config tells of, or NULL; mlxq_checkpoint_foreign fails for a lone copy of MLX's
+ * block, and for nothing else. */
+const char *format_of(const mlxq_checkpoint *checkpoint);
+
 /* A folder of this process alone, in TMPDIR or else in memory, which goes with it. Fuzzers leave it as they found it.
  */
 const char *scratch_folder(void);
