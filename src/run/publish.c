@@ -29,24 +29,22 @@ static mlxq_status fail_at(mlxq_error *error, mlxq_status status, const char *fi
  */
 typedef struct place {
   bool there;
-  dev_t device;
-  ino_t inode;
+  struct stat status;
 } place;
 
 static mlxq_status find_place(place *found, const char *path, mlxq_error *error) {
-  struct stat status;
-  *found = (place){.there = lstat(path, &status) == 0};
+  found->there = lstat(path, &found->status) == 0;
   /* A name that is too long is told of where something is to be made by it. */
-  if (!found->there) {
-    return errno == ENOENT || errno == ENAMETOOLONG ? MLXQ_OK : mlxq_fail_errno(error, errno, path, "cannot stat");
-  }
-  found->device = status.st_dev;
-  found->inode = status.st_ino;
-  return MLXQ_OK;
+  if (found->there || errno == ENOENT || errno == ENAMETOOLONG) return MLXQ_OK;
+  return mlxq_fail_errno(error, errno, path, "cannot stat");
+}
+
+static bool is_same_file(const struct stat *one, const struct stat *other) {
+  return one->st_dev == other->st_dev && one->st_ino == other->st_ino;
 }
 
 static bool is_same(const place *one, const place *other) {
-  return one->there && other->there && one->device == other->device && one->inode == other->inode;
+  return one->there && other->there && is_same_file(&one->status, &other->status);
 }
 
 /* Whether `path`, which is canonical, is `folder` or lies inside it. */
@@ -235,7 +233,7 @@ static int check_still_there(int lock, const char *path) {
   struct stat of_lock, of_path;
   if (fstat(lock, &of_lock) != 0) return errno;
   if (lstat(path, &of_path) != 0) return errno == ENOENT ? EWOULDBLOCK : errno;
-  return of_lock.st_ino == of_path.st_ino && of_lock.st_dev == of_path.st_dev ? 0 : EWOULDBLOCK;
+  return is_same_file(&of_lock, &of_path) ? 0 : EWOULDBLOCK;
 }
 
 /* Locks a folder against other processes that work on the same destination: what lies under the working name is locked
