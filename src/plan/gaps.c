@@ -139,25 +139,30 @@ static void look_beside(gaps *g, const char *name) {
   g->has_norm = g->has_norm || strstr(name, "norm") || strstr(name, "ln_f");
 }
 
-static void tell_ends(const gaps *g, bool has_layers) {
+static void tell_ends(const gaps *g) {
   mlxq_error note;
-  if (!has_layers || g->has_embeddings == g->has_norm) return;
+  if (g->has_embeddings == g->has_norm) return;
   mlxq_fail(&note, MLXQ_MISSING_KEY, NULL, g->has_norm ? "embed_tokens" : "norm",
             "missing: no tensor beside the layers has such a name");
   tell(g->notes, &note, g->checkpoint->path);
 }
 
-/* Layers without tensors. Where all are, they may have other names. Some models have layers that do nothing: their
- * `block_configs` say which. */
-static void tell_absent(const gaps *g) {
-  uint64_t absent = g->layers - g->known, first = g->known;
-  mlxq_error flaw;
+/* How many layers have no tensors, and the first of them. */
+static uint64_t count_absent(const gaps *g, uint64_t *first) {
+  uint64_t absent = g->layers - g->known;
+  *first = g->known;
   for (uint64_t i = g->known; i > 0; i--) {
     if (g->kind[i - 1] != ABSENT) continue;
     absent++;
-    first = i - 1;
+    *first = i - 1;
   }
-  tell_ends(g, absent < g->layers);
+  return absent;
+}
+
+/* Layers without tensors. Where all are, they may have other names. Some models have layers that do nothing: their
+ * `block_configs` say which. */
+static void tell_absent(const gaps *g, uint64_t absent, uint64_t first) {
+  mlxq_error flaw;
   bool is_text_model = g->has_embeddings || g->has_norm || g->tensors->count == 0;
   bool may_have_other_names = absent == g->layers && (g->has_numbers || !is_text_model);
   if (absent == 0 || may_have_other_names) return;
@@ -218,7 +223,9 @@ mlxq_status mlxq_find_gaps(const mlxq_checkpoint *checkpoint, const mlxq_flaws *
       look_beside(&g, name);
     }
   }
-  tell_absent(&g);
+  uint64_t first, absent = count_absent(&g, &first);
+  if (absent < g.layers) tell_ends(&g);
+  tell_absent(&g, absent, first);
   mlxq_status status = search_all_layers(&g, error);
   mlxq_text_free(&g.name);
   free(g.kind);
